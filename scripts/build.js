@@ -1,0 +1,88 @@
+/**
+ * Builds dist: TypeScript to JavaScript, and the Copilot CLI extension into one file. Quick when there is nothing to do,
+ * since `npm run demo` and `npm test` begin with it; silent where there is nothing to build from (an installed package).
+ */
+import { spawnSync } from "node:child_process";
+import { chmodSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+process.chdir(fileURLToPath(new URL("..", import.meta.url)));
+
+const EXTENSION = "src/clients/copilot-extension.ts";
+
+const compiler = findCompiler();
+if (compiler && existsSync("src") && !isUpToDate()) await build(compiler);
+
+/** The script of TypeScript's compiler; undefined where it is not installed. */
+function findCompiler() {
+  try {
+    const manifest = createRequire(import.meta.url).resolve("typescript/package.json");
+    return join(dirname(manifest), JSON.parse(readFileSync(manifest, "utf8")).bin.tsc);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether dist was built after the last change. A file that was removed shows in the time of its directory. */
+function isUpToDate() {
+  if (!existsSync("dist")) return false;
+  const inputs = ["src", ...readdirSync("src", { recursive: true }).map((path) => join("src", path))];
+  const built = statSync("dist").mtimeMs;
+  return [...inputs, "package.json", "tsconfig.json", "scripts/build.js"].every(
+    (path) => statSync(path).mtimeMs < built,
+  );
+}
+
+async function build(tsc) {
+  // Built aside and moved into place: neither a failed build nor two at a time leave half a dist.
+  const aside = `dist.${process.pid}`;
+  const started = new Date();
+  try {
+    rmSync(aside, { recursive: true, force: true });
+    const { status } = spawnSync(process.execPath, [tsc, "-p", ".", "--outDir", aside], { stdio: ["ignore", 2, 2] });
+    if (status !== 0) throw new Error("the TypeScript compiler found errors");
+    if (existsSync(EXTENSION)) await bundleExtension(join(aside, "clients/copilot-extension.bundle.mjs"));
+    for (const program of readdirSync("bin")) chmodSync(join("bin", program), 0o755);
+    // What changes while the compiler runs may have been missed: dist is as old as the beginning of its build.
+    utimesSync(aside, started, started);
+    replace("dist", aside);
+  } catch (error) {
+    process.exitCode = 1;
+    process.stderr.write(`build: ${error.message}\n`);
+  } finally {
+    rmSync(aside, { recursive: true, force: true });
+  }
+}
+
+/** One file that the user can read: it is copied into their Copilot CLI's directory and runs there without node_modules. */
+async function bundleExtension(outfile) {
+  const { build: bundle } = await import("esbuild");
+  await bundle({
+    entryPoints: [EXTENSION],
+    outfile,
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    target: "node20",
+    // Copilot CLI itself resolves it.
+    external: ["@github/copilot-sdk/extension"],
+    legalComments: "inline",
+    logLevel: "warning",
+  });
+}
+
+/** Puts the directory `fresh` in the place of `path`. A directory cannot be renamed over one that is not empty. */
+function replace(path, fresh) {
+  const old = `${fresh}.old`;
+  try {
+    if (existsSync(path)) renameSync(path, old);
+    renameSync(fresh, path);
+  } catch (error) {
+    // Another build, just as new, was quicker by a moment.
+    if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(error.code) || !existsSync(path)) throw error;
+  } finally {
+    rmSync(old, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,195 @@
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import type { Config, TokenConfig } from "../config/load.ts";
+import { FreshkeyError } from "../core/errors.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
+import type { ControlRequest } from "../os/control-client.ts";
+import { acquireLock, checkSocketPath, type Lock } from "../os/lock.ts";
+import type { Log } from "../os/log.ts";
+import { makePrivateDirectory } from "../os/paths.ts";
+import { type ControlServer, serveControl } from "./control-server.ts";
+import { FailureFile } from "./failure-file.ts";
+import { mint } from "./mint.ts";
+import { Refresher, type RefresherTools, type TokenStatus } from "./refresher.ts";
+import { openSchedule } from "./schedule.ts";
+import { Slots } from "./slots.ts";
+
+export interface AgentOptions {
+  /** The runtime directory. */
+  readonly run: string;
+  readonly log: Log;
+  /** Reads the configuration again, for `reload`. Without it there is nothing to reload. */
+  readonly reload?: () => Promise<Config>;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  readonly mint?: typeof mint;
+}
+
+export interface AgentStatus {
+  readonly pid: number;
+  /** False for a verb that holds the lock for one renewal. */
+  readonly resident: boolean;
+  /** Epoch seconds. */
+  readonly since: number;
+  readonly tokens: readonly TokenStatus[];
+}
+
+/** The longest the loop sleeps: so soon after a laptop wakes up the wall clock is looked at. */
+const LONGEST_SLEEP = 2_000;
+
+/** Where the agent of the runtime directory `run` has its lock and its sockets. */
+export function agentDirectory(run: string): string {
+  return join(run, "agent");
+}
+
+export function controlSocket(run: string): string {
+  return join(agentDirectory(run), "control.sock");
+}
+
+/**
+ * The holder of a runtime directory's lock: answers on the control socket and, once `start` is called, keeps every
+ * token fresh. There is one at a time; a verb that renews without an agent is one for just that long.
+ */
+export class Agent {
+  readonly #options: AgentOptions;
+  readonly #clock: Clock;
+  readonly #lock: Lock;
+  readonly #slots = new Slots();
+  readonly #refreshers = new Map<string, Refresher>();
+  readonly #since: number;
+  #server: ControlServer | undefined;
+  #timer: { cancel(): void } | undefined;
+  #reloading: Promise<void> = Promise.resolve();
+
+  private constructor(lock: Lock, options: AgentOptions) {
+    this.#lock = lock;
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#since = this.#clock.now();
+  }
+
+  /**
+   * Takes the lock and listens.
+   *
+   * @returns undefined if somebody else has the lock.
+   * @throws FreshkeyError `ERR_RUN_DIRECTORY`.
+   */
+  static async open(config: Config, options: AgentOptions): Promise<Agent | undefined> {
+    const directory = agentDirectory(options.run);
+    makePrivateDirectory(directory);
+    checkSocketPath(controlSocket(options.run));
+    const lock = await acquireLock(directory);
+    if (!lock) return undefined;
+    const agent = new Agent(lock, options);
+    try {
+      await agent.#take(config);
+      agent.#server = await serveControl(controlSocket(options.run), (request) => agent.#answer(request));
+      return agent;
+    } catch (error) {
+      await agent.close();
+      throw error;
+    }
+  }
+
+  /** Begins to renew by itself, until `close`. */
+  start(): void {
+    this.#tick();
+  }
+
+  /** @throws FreshkeyError `ERR_CONFIG_TOKEN` if the agent has no such token. */
+  refresher(name: string): Refresher {
+    const refresher = this.#refreshers.get(name);
+    if (refresher) return refresher;
+    throw new FreshkeyError("ERR_CONFIG_TOKEN", `the agent has no token "${name}"`, {
+      hint: `it has ${[...this.#refreshers.keys()].join(", ")}; see that it runs with the right configuration`,
+    });
+  }
+
+  status(): AgentStatus {
+    const tokens = [...this.#refreshers.values()].map((refresher) => refresher.status());
+    const since = Math.floor(this.#since / 1000);
+    return { pid: process.pid, resident: this.#timer !== undefined, since, tokens };
+  }
+
+  /**
+   * Puts the configuration in force that is on disk now: tokens that are the same go on undisturbed, files of those
+   * that are gone are removed.
+   *
+   * @throws FreshkeyError what is wrong with it; then nothing has changed.
+   */
+  reload(): Promise<void> {
+    const read = this.#options.reload;
+    if (!read) throw new FreshkeyError("ERR_USAGE", "this agent has no configuration file to read again");
+    this.#reloading = this.#reloading
+      .catch(() => undefined)
+      .then(async () => {
+        await this.#take(await read());
+        this.#options.log.info({ tokens: this.#refreshers.size }, "configuration reloaded");
+      });
+    return this.#reloading;
+  }
+
+  /** Whether the lock is still to be seen; without it another agent may start beside this one. */
+  holdsLock(): boolean {
+    return this.#lock.holds();
+  }
+
+  /** Ends everything that is under way; token files stay, sockets don't. */
+  async close(): Promise<void> {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    await Promise.all([...this.#refreshers.values()].map((refresher) => refresher.stop()));
+    await this.#server?.close();
+    await this.#lock.release();
+  }
+
+  #tick(): void {
+    for (const refresher of this.#refreshers.values()) refresher.tick();
+    const due = Math.min(...[...this.#refreshers.values()].map((refresher) => refresher.nextDue));
+    const sleep = Math.max(10, Math.min(LONGEST_SLEEP, due - this.#clock.now()));
+    this.#timer = this.#clock.after(sleep, () => this.#tick());
+  }
+
+  async #take(config: Config): Promise<void> {
+    for (const [name, refresher] of this.#refreshers) {
+      const next = config.tokens.get(name);
+      if (next && isDeepStrictEqual(next, refresher.config)) continue;
+      this.#refreshers.delete(name);
+      // Another identity's token must not be left in place; other changes keep it until the next one is there.
+      await (next && samePlaceAndIdentity(next, refresher.config) ? refresher.stop() : refresher.remove());
+    }
+    for (const [name, token] of config.tokens) {
+      if (!this.#refreshers.has(name)) this.#refreshers.set(name, new Refresher(token, await this.#tools(token)));
+    }
+  }
+
+  async #tools(config: TokenConfig): Promise<RefresherTools> {
+    const { run, log, random = Math.random } = this.#options;
+    return {
+      clock: this.#clock,
+      random,
+      log,
+      mint: this.#options.mint ?? mint,
+      slots: this.#slots,
+      failures: new FailureFile(agentDirectory(run), config.name),
+      schedule: await openSchedule(config),
+      control: controlSocket(run),
+    };
+  }
+
+  async #answer(request: ControlRequest): Promise<object> {
+    switch (request.op) {
+      case "status":
+        return this.status();
+      case "reload":
+        await this.reload();
+        return {};
+      case "renew":
+        return this.refresher(request.name).renew(request);
+    }
+  }
+}
+
+function samePlaceAndIdentity(a: TokenConfig, b: TokenConfig): boolean {
+  return a.path === b.path && a.source === b.source && isDeepStrictEqual(a.options, b.options);
+}

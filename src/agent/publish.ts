@@ -1,0 +1,160 @@
+import { chmodSync, chownSync, existsSync, readFileSync, rmdirSync, utimesSync } from "node:fs";
+import { basename } from "node:path";
+import { type TokenConfig, tokenDirectory } from "../config/load.ts";
+import { errno, FreshkeyError } from "../core/errors.ts";
+import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
+import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { makePrivateDirectory, unsafeDirectory } from "../os/paths.ts";
+import {
+  formatTokenJson,
+  readTokenFile,
+  readTokenJson,
+  SCHEMA,
+  type TokenFile,
+  type TokenJson,
+  tokenJsonName,
+  tokenJsonPath,
+} from "../reader/token-file.ts";
+
+/** Where a token is going and what is to be said of it beside the token itself. */
+export interface Publication {
+  readonly token: Token;
+  /** Epoch milliseconds. */
+  readonly minted: number;
+  /** The agent's control socket. */
+  readonly control: string;
+  /** Overwrite a token file that freshkey did not write. */
+  readonly force?: boolean | undefined;
+}
+
+/**
+ * Puts a minted token into its token file (docs/token-file.md). Readers look at token.json first and at token second;
+ * the writer goes the other way round, so that a reader in between sees the new token with the old, earlier expiry.
+ * Where the new token ends *earlier*, its expiry is announced first, under the old token's name.
+ *
+ * @throws FreshkeyError `ERR_TOKEN_DIRECTORY`, `ERR_TOKEN_FOREIGN`, `ERR_TOKEN_WRITE`; the old token stays.
+ */
+export async function publish(config: TokenConfig, { token, minted, control, force }: Publication): Promise<void> {
+  const directory = tokenDirectory(config);
+  const group = config.group === undefined ? undefined : groupId(config.group);
+  const shared = ((config.mode ?? 0o600) & 0o040) !== 0;
+  prepareDirectory(config, directory, { shared, group });
+  if (!force) refuseForeign(config);
+
+  const files = { mode: config.mode ?? 0o600, group };
+  const json: TokenJson = {
+    expires: Math.floor(token.expires / 1000),
+    minted: Math.floor(minted / 1000),
+    fingerprint: fingerprint(token.value),
+    name: config.name,
+    source: config.source,
+    control,
+    base_url: config.baseUrls.join(" "),
+    verify: false,
+    schema: SCHEMA,
+  };
+  const name = basename(config.path);
+  const jsonFile = (content: TokenJson) => ({ ...files, name: tokenJsonName(name), data: formatTokenJson(content) });
+  const before = readJson(config.path);
+  if (before && endsBefore(json.expires, before.expires)) {
+    await replaceFiles(directory, [jsonFile({ ...before, expires: json.expires })]);
+  }
+  await replaceFiles(directory, [{ ...files, name, data: token.value }, jsonFile(json)]);
+}
+
+/** Whether the expiry `a` (epoch seconds) is earlier than `b`, an unknown one being the latest of all. */
+function endsBefore(a: number, b: number): boolean {
+  return a !== UNKNOWN_EXPIRY && (b === UNKNOWN_EXPIRY || a < b);
+}
+
+/** The token that is in place, or undefined where there is none that can be used. */
+export function published(config: TokenConfig): TokenFile | undefined {
+  try {
+    return readTokenFile(config.path);
+  } catch (error) {
+    // Unreadable or spoilt by somebody: as good as none, and replaced by the next mint.
+    if (error instanceof FreshkeyError) return undefined;
+    throw error;
+  }
+}
+
+/** Removes the token's files, and its directory where freshkey made it. token.json goes last: it says whose the token is. */
+export async function unpublish(config: TokenConfig): Promise<void> {
+  const directory = tokenDirectory(config);
+  const name = basename(config.path);
+  if (readJson(config.path) === undefined) return;
+  await removeFiles(directory, [name, tokenJsonName(name)]);
+  if (!config.ownDirectory) return;
+  try {
+    rmdirSync(directory);
+  } catch {
+    // Somebody keeps something else there.
+  }
+}
+
+/** Marks the files as in use: clean-up of runtime directories goes by their age. */
+export function touch(config: TokenConfig, now: number): void {
+  for (const path of [config.path, tokenJsonPath(config.path)]) {
+    try {
+      utimesSync(path, now / 1000, now / 1000);
+    } catch {
+      // It is not there: the next look at it says so.
+    }
+  }
+}
+
+function prepareDirectory(
+  config: TokenConfig,
+  directory: string,
+  wanted: { shared: boolean; group: number | undefined },
+): void {
+  if (config.ownDirectory) {
+    makePrivateDirectory(directory);
+    if (wanted.shared) {
+      if (wanted.group !== undefined) chownSync(directory, -1, wanted.group);
+      chmodSync(directory, 0o710);
+    }
+  } else if (!existsSync(directory)) {
+    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `the directory ${directory} is not there`, {
+      hint: `make it (mkdir -m 700 ${directory}), or leave out \`file\`: freshkey makes only its own directories`,
+    });
+  }
+  const unsafe = unsafeDirectory(directory);
+  if (unsafe) throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${directory} ${unsafe.problem}`, { hint: unsafe.hint });
+}
+
+function refuseForeign(config: TokenConfig): void {
+  if (config.ownDirectory || !existsSync(config.path) || readJson(config.path)?.name === config.name) return;
+  throw new FreshkeyError(
+    "ERR_TOKEN_FOREIGN",
+    `${config.path} was not written by freshkey for the token ${config.name}`,
+    {
+      hint: `if it may be overwritten: freshkey renew ${config.name} --force`,
+    },
+  );
+}
+
+function readJson(path: string): TokenJson | undefined {
+  try {
+    return readTokenJson(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Node.js cannot look a group up; its file can be read. */
+function groupId(group: string | number): number {
+  if (typeof group === "number") return group;
+  try {
+    const line = readFileSync("/etc/group", "utf8")
+      .split("\n")
+      .find((entry) => entry.startsWith(`${group}:`));
+    const id = Number(line?.split(":")[2]);
+    if (Number.isInteger(id)) return id;
+  } catch (error) {
+    if (errno(error) !== "ENOENT") throw error;
+  }
+  throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `there is no group "${group}" in /etc/group`, {
+    hint: "give the group's number: group = 1234",
+  });
+}

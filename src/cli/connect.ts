@@ -1,0 +1,208 @@
+import { readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import {
+  type CopilotProvider,
+  copilotEnvironment,
+  copilotHome,
+  experimentalMode,
+  extensionPath,
+  extensionText,
+  installExtension,
+  installedExtension,
+  removeExtension,
+  setExperimentalMode,
+} from "../clients/copilot.ts";
+import { credentialHeader, probe } from "../clients/probe.ts";
+import { shellExports, shellQuote } from "../clients/shell.ts";
+import { FreshkeyError } from "../core/errors.ts";
+import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { configFile, makePrivateDirectory } from "../os/paths.ts";
+import { openConfig, PROGRAM, READER } from "./context.ts";
+import { message, result } from "./output.ts";
+import type { Invocation, Verb } from "./verb.ts";
+
+const BUNDLE = fileURLToPath(import.meta.resolve("../clients/copilot-extension.bundle.mjs"));
+const ENVIRONMENT_FILE = "copilot.sh";
+
+export const connect: Verb = {
+  usage: "connect CLIENT",
+  summary: "that client's configuration, printed or put in place",
+  details: `CLIENT is copilot (GitHub Copilot CLI). Gateway and token come from [clients.copilot] of the configuration;
+without a configuration, from COPILOT_PROVIDER_BASE_URL and COPILOT_PROVIDER_API_KEY_FILE in the environment.
+--write puts two things in place: a file with the environment (the command hook) for your shell's profile,
+and the extension that implements COPILOT_PROVIDER_API_KEY_FILE. The CLI loads extensions only in its
+experimental mode, which --enable-experimental switches on; without that the command hook is set up alone.`,
+  options: {
+    write: { help: "put it in place" },
+    yes: { help: "with --write: ask nothing" },
+    "enable-experimental": { help: "switch on Copilot CLI's experimental mode, which loads extensions" },
+    remove: { help: "take away what --write put in place" },
+  },
+  examples: [
+    ["freshkey connect copilot", "print the environment for your profile"],
+    ["freshkey connect copilot --write --enable-experimental", "set it up, with the extension"],
+    ["freshkey connect copilot --remove", "take it all away again"],
+  ],
+  operands: 1,
+  run,
+};
+
+async function run(invocation: Invocation): Promise<number> {
+  const [client] = invocation.operands;
+  if (client !== "copilot") {
+    throw new FreshkeyError("ERR_USAGE", client ? `there is no client "${client}" here` : "which client?", {
+      hint: "freshkey connect copilot; any other client can run `freshkey-token NAME` where it takes a command",
+    });
+  }
+  const copilot = copilotHome(process.env, homedir());
+  const environmentFile = join(dirname(configFile(invocation.text("config"))), ENVIRONMENT_FILE);
+  if (invocation.flag("remove")) return remove(invocation, copilot, environmentFile);
+  const provider = await providerOf(invocation);
+  const variables = copilotEnvironment(provider, READER);
+  if (!invocation.flag("write")) {
+    result(invocation.flag("json") ? `${JSON.stringify({ environment: variables })}\n` : shellExports(variables));
+    message(
+      invocation,
+      "Put these lines into your shell's profile, or let freshkey do it: freshkey connect copilot --write",
+    );
+    return 0;
+  }
+  return write(invocation, { copilot, environmentFile, provider, variables });
+}
+
+interface Plan {
+  readonly copilot: string;
+  readonly environmentFile: string;
+  readonly provider: CopilotProvider & { baseUrl: string };
+  readonly variables: Record<string, string>;
+}
+
+async function write(invocation: Invocation, { copilot, environmentFile, provider, variables }: Plan): Promise<number> {
+  const before = installedExtension(copilot);
+  const experimental = experimentalMode(copilot);
+  const enable = !experimental && invocation.flag("enable-experimental");
+  const refused = experimental || enable ? await refusesBearer(provider) : undefined;
+  const extension = (experimental || enable) && !refused;
+
+  const steps = [
+    `write ${environmentFile} (the command hook and the gateway's address)`,
+    ...(enable && extension ? [`switch on Copilot CLI's experimental mode in ${join(copilot, "settings.json")}`] : []),
+    ...(extension ? [`write ${extensionPath(copilot)}`] : []),
+    ...(!extension && before ? [`remove ${extensionPath(copilot)}`] : []),
+  ];
+  await consent(invocation, steps);
+
+  makePrivateDirectory(dirname(environmentFile));
+  await replaceFiles(dirname(environmentFile), [{ name: ENVIRONMENT_FILE, data: environmentText(variables) }]);
+  if (extension) {
+    if (enable) await setExperimentalMode(copilot, true);
+    const { type = "openai", baseUrl, wireApi, tokenPath } = provider;
+    const settings = {
+      provider: { type, baseUrl, ...(wireApi && { wireApi }) },
+      tokenPath,
+      program: [process.execPath, PROGRAM] as const,
+      enabledExperimental: enable || before?.enabledExperimental === true,
+    };
+    await installExtension(copilot, extensionText(readFileSync(BUNDLE, "utf8"), settings));
+  } else if (before) {
+    await removeExtension(copilot);
+  }
+  const done = extension
+    ? "Copilot CLI reads the token file before every request, through its extension."
+    : (refused ??
+      "Only the command hook is set up. For the extension as well, Copilot CLI's experimental mode must be on: add --enable-experimental.");
+  message(invocation, `${done}\nLast step: add this line to your shell's profile, and open a new terminal:`);
+  result(
+    invocation.flag("json")
+      ? `${JSON.stringify({ environment: variables, extension })}\n`
+      : `. ${shellQuote(environmentFile)}\n`,
+  );
+  return 0;
+}
+
+async function remove(invocation: Invocation, copilot: string, environmentFile: string): Promise<number> {
+  const settings = installedExtension(copilot);
+  await removeFiles(dirname(environmentFile), [ENVIRONMENT_FILE]);
+  if (settings) {
+    await removeExtension(copilot);
+    if (settings.enabledExperimental) await setExperimentalMode(copilot, false);
+  }
+  message(invocation, `Removed. If your profile has the line, take it out: . ${shellQuote(environmentFile)}`);
+  return 0;
+}
+
+async function providerOf(invocation: Invocation): Promise<CopilotProvider & { baseUrl: string }> {
+  const { COPILOT_PROVIDER_BASE_URL: baseUrl, COPILOT_PROVIDER_API_KEY_FILE: tokenPath, ...env } = process.env;
+  try {
+    const config = await openConfig(invocation);
+    const client = config.clients.get("copilot");
+    if (client) {
+      const { path } = config.tokens.get(client.token)!;
+      const { base_url, type, wire_api, model } = client;
+      return { tokenPath: path, baseUrl: base_url, type, wireApi: wire_api, model };
+    }
+    throw new FreshkeyError("ERR_CONFIG_CLIENT", `${config.file} has no table [clients.copilot]`, {
+      hint: 'add it, with token = "NAME" and base_url = "https://…"',
+    });
+  } catch (error) {
+    // A token that something else keeps needs no configuration: the environment says it all.
+    const missing = error instanceof FreshkeyError && error.code === "ERR_CONFIG_MISSING";
+    if (!missing || !baseUrl || !tokenPath) throw error;
+    return {
+      tokenPath,
+      baseUrl,
+      type: env.COPILOT_PROVIDER_TYPE as CopilotProvider["type"],
+      wireApi: env.COPILOT_PROVIDER_WIRE_API as CopilotProvider["wireApi"],
+      model: env.COPILOT_MODEL,
+    };
+  }
+}
+
+/**
+ * The extension always sends `Authorization: Bearer` and wins over the hook: where the gateway wants another header
+ * it must not be installed. Asked of the gateway itself, with both headers.
+ *
+ * @returns what to tell the user, or undefined where Bearer is fine.
+ */
+async function refusesBearer(provider: CopilotProvider & { baseUrl: string }): Promise<string | undefined> {
+  const { type = "openai", baseUrl, tokenPath } = provider;
+  if (type === "openai") return undefined;
+  const { openKeyFile } = await import("../reader/key-file.ts");
+  const only = "Only the command hook is set up";
+  const header = Object.keys(credentialHeader(type, ""))[0];
+  let token: string;
+  try {
+    token = await openKeyFile(tokenPath).get();
+  } catch (error) {
+    return `${only}: whether the gateway takes Authorization instead of ${header} cannot be tried without a token (${FreshkeyError.from(error).message}).`;
+  }
+  const url = `${baseUrl}/models`;
+  const bearer = await probe(url, credentialHeader("bearer", token));
+  if (bearer !== undefined && bearer < 300) return undefined;
+  if (bearer !== 401 && bearer !== 403) {
+    return `${only}: whether the gateway takes Authorization instead of ${header} cannot be told (${url}: ${bearer ?? "no answer"}).`;
+  }
+  const own = await probe(url, credentialHeader(type, token));
+  return `${only}: the gateway refuses \`Authorization: Bearer\` (${bearer}; with ${header}: ${own ?? "no answer"}), and the extension can send nothing else.`;
+}
+
+async function consent(invocation: Invocation, steps: readonly string[]): Promise<void> {
+  if (invocation.flag("yes")) return;
+  process.stderr.write(`freshkey will\n${steps.map((step) => `  - ${step}\n`).join("")}`);
+  if (!process.stdin.isTTY) {
+    throw new FreshkeyError("ERR_USAGE", "there is no terminal to ask on", {
+      hint: "add --yes if that is what you want",
+    });
+  }
+  const { createInterface } = await import("node:readline/promises");
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  const answer = await terminal.question("Go on? [y/N] ");
+  terminal.close();
+  if (!/^y(es)?$/i.test(answer.trim())) throw new FreshkeyError("ERR_USAGE", "nothing was changed");
+}
+
+function environmentText(variables: Record<string, string>): string {
+  return `# GitHub Copilot CLI with a token that freshkey keeps fresh; written by \`freshkey connect copilot --write\`.\n${shellExports(variables)}`;
+}

@@ -1,0 +1,13 @@
+/** The part of the SDK that Copilot CLI gives to its extensions, as CLI 1.0.88 to 1.0.102 have it; experimental there. */
+declare module "@github/copilot-sdk/extension" {
+  export interface ProviderConfig {
+    type: "openai" | "azure" | "anthropic";
+    baseUrl: string;
+    wireApi?: "completions" | "responses";
+    bearerTokenProvider: (request: { sessionId?: string }) => Promise<string>;
+  }
+  export interface Session {
+    log(text: string): Promise<unknown>;
+  }
+  export function joinSession(options: { provider: ProviderConfig }): Promise<Session>;
+}

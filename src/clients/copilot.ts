@@ -1,0 +1,128 @@
+/** GitHub Copilot CLI: its hook, its environment, and the extension that implements COPILOT_PROVIDER_API_KEY_FILE in it. */
+import { readFileSync, rmdirSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { errno, FreshkeyError } from "../core/errors.ts";
+import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { shellQuote } from "./shell.ts";
+
+/** What one gateway and one token file mean to Copilot CLI. */
+export interface CopilotProvider {
+  readonly tokenPath: string;
+  readonly baseUrl?: string | undefined;
+  readonly type?: "openai" | "azure" | "anthropic" | undefined;
+  readonly wireApi?: "completions" | "responses" | undefined;
+  readonly model?: string | undefined;
+}
+
+/** What the extension is told when it is installed: it has no other way to learn it (CLI 1.0.102 strips its environment). */
+export interface ExtensionSettings {
+  readonly provider: { type: "openai" | "azure" | "anthropic"; baseUrl: string; wireApi?: "completions" | "responses" };
+  readonly tokenPath: string;
+  /** The command that renews where no agent runs: `node`, the program. */
+  readonly program: readonly [string, string];
+  /** `connect` switched the CLI's experimental mode on: `--remove` switches it off again. */
+  readonly enabledExperimental: boolean;
+}
+
+/**
+ * The environment in which Copilot CLI runs `reader` before every request. Values are static: they may stand in a
+ * profile. COPILOT_PROVIDER_API_KEY_FILE is what the extension goes by, where it is installed.
+ */
+export function copilotEnvironment(provider: CopilotProvider, reader: string): Record<string, string> {
+  return {
+    ...(provider.baseUrl && { COPILOT_PROVIDER_BASE_URL: provider.baseUrl }),
+    ...(provider.type && provider.type !== "openai" && { COPILOT_PROVIDER_TYPE: provider.type }),
+    ...(provider.wireApi && { COPILOT_PROVIDER_WIRE_API: provider.wireApi }),
+    ...(provider.model && { COPILOT_MODEL: provider.model }),
+    COPILOT_PROVIDER_API_KEY_FILE: provider.tokenPath,
+    COPILOT_PROVIDER_API_KEY_COMMAND: `exec ${shellQuote(reader)} ${shellQuote(provider.tokenPath)}`,
+  };
+}
+
+/** Variables that would win over the hook: a key that was put there by hand is what freshkey replaces. */
+export const STATIC_KEYS = ["COPILOT_PROVIDER_API_KEY", "COPILOT_PROVIDER_BEARER_TOKEN"];
+
+/** `$COPILOT_HOME`, by default `~/.copilot`. */
+export function copilotHome(env: NodeJS.ProcessEnv, home: string): string {
+  return env.COPILOT_HOME || join(home, ".copilot");
+}
+
+const MARK = "// freshkey's extension for GitHub Copilot CLI, written by `freshkey connect copilot --write`.";
+const EXTENSION = "extension.mjs";
+
+export function extensionPath(copilot: string): string {
+  return join(copilot, "extensions", "freshkey", EXTENSION);
+}
+
+/** The text of the extension: `bundle` with its settings in front. */
+export function extensionText(bundle: string, settings: ExtensionSettings): string {
+  return `${MARK}\nconst settings = ${JSON.stringify(settings)};\n\n${bundle}`;
+}
+
+/** The settings of the extension that is installed; undefined where there is none. */
+export function installedExtension(copilot: string): ExtensionSettings | undefined {
+  const text = readIfThere(extensionPath(copilot));
+  if (text === undefined) return undefined;
+  if (!text.startsWith(MARK)) {
+    throw new FreshkeyError("ERR_CLIENT", `${extensionPath(copilot)} is not freshkey's`, {
+      hint: "move that extension to a folder of another name",
+    });
+  }
+  return JSON.parse(/^const settings = (.*);$/m.exec(text)?.[1] ?? "null") ?? undefined;
+}
+
+/** Puts the extension in place, or a newer one in the place of an older. */
+export async function installExtension(copilot: string, text: string): Promise<void> {
+  const directory = dirname(extensionPath(copilot));
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await replaceFiles(directory, [{ name: EXTENSION, data: text }]);
+}
+
+export async function removeExtension(copilot: string): Promise<void> {
+  const directory = dirname(extensionPath(copilot));
+  await removeFiles(directory, [EXTENSION]);
+  for (const empty of [directory, dirname(directory)]) {
+    try {
+      rmdirSync(empty);
+    } catch {
+      // Somebody keeps other files there.
+    }
+  }
+}
+
+/** Whether the CLI loads extensions: its experimental mode, kept in `settings.json`. */
+export function experimentalMode(copilot: string): boolean {
+  return readSettings(copilot).experimental === true;
+}
+
+/** Switches the experimental mode on, or back to what it was before: not mentioned. */
+export async function setExperimentalMode(copilot: string, on: boolean): Promise<void> {
+  const { experimental: _before, ...others } = readSettings(copilot);
+  const settings = on ? { ...others, experimental: true } : others;
+  await mkdir(copilot, { recursive: true, mode: 0o700 });
+  await replaceFiles(copilot, [{ name: "settings.json", data: `${JSON.stringify(settings, null, 2)}\n` }]);
+}
+
+function readSettings(copilot: string): Record<string, unknown> {
+  const path = join(copilot, "settings.json");
+  const text = readIfThere(path);
+  if (text === undefined || text.trim() === "") return {};
+  try {
+    return JSON.parse(text) as Record<string, unknown>;
+  } catch (error) {
+    throw new FreshkeyError("ERR_CLIENT", `${path} is not plain JSON: it is left as it is`, {
+      hint: 'add "experimental": true to it by hand, or run `copilot --experimental` once',
+      cause: error,
+    });
+  }
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
+    throw new FreshkeyError("ERR_CLIENT", `cannot read ${path}: ${errno(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,27 @@
+/** Headers that carry a credential, by the way a client sends it. */
+export function credentialHeader(
+  type: "openai" | "azure" | "anthropic" | "bearer",
+  token: string,
+): Record<string, string> {
+  if (type === "azure") return { "api-key": token };
+  if (type === "anthropic") return { "x-api-key": token };
+  return { Authorization: `Bearer ${token}` };
+}
+
+/**
+ * What a gateway answers to a GET of `url` with `headers`: the HTTP status, or undefined where none came within
+ * `timeout` milliseconds. A redirect is not followed: a credential goes to no other place than the one configured.
+ */
+export async function probe(
+  url: string,
+  headers: Record<string, string>,
+  timeout = 5_000,
+): Promise<number | undefined> {
+  try {
+    const response = await fetch(url, { headers, redirect: "manual", signal: AbortSignal.timeout(timeout) });
+    await response.body?.cancel();
+    return response.status;
+  } catch {
+    return undefined;
+  }
+}

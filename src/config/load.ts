@@ -1,0 +1,305 @@
+import { readFileSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import * as v from "valibot";
+import { errno, FreshkeyError } from "../core/errors.ts";
+import type { AwsOptions } from "../sources/aws.ts";
+import type { AzureOptions } from "../sources/azure.ts";
+import type { CommandOptions } from "../sources/command.ts";
+import { parseDocument, type TomlDocument } from "./document.ts";
+import { nearest } from "./nearest.ts";
+import {
+  type ClientOptions,
+  clientOptions,
+  NAME_FORM,
+  RESERVED_NAMES,
+  type SourceName,
+  sourceOptions,
+  tokenOptions,
+} from "./schema.ts";
+
+/** A source's name with the options that are its own. */
+export type SourceConfig =
+  | { readonly source: "azure"; readonly options: AzureOptions }
+  | { readonly source: "aws"; readonly options: AwsOptions }
+  | { readonly source: "command"; readonly options: CommandOptions };
+
+/** One token, ready for use: durations in milliseconds, defaults filled in. */
+export type TokenConfig = SourceConfig & {
+  readonly name: string;
+  /** The token file's path. */
+  readonly path: string;
+  /** The directory is freshkey's own: made when it is missing, removed with the token. */
+  readonly ownDirectory: boolean;
+  readonly mode?: number | undefined;
+  readonly group?: string | number | undefined;
+  readonly refreshBefore?: number | undefined;
+  readonly minValidity?: number | undefined;
+  readonly timeout: number;
+  readonly cron?: string | undefined;
+  readonly timezone?: string | undefined;
+  readonly jitter: number;
+  /** For a token of unknown expiry without `cron`. */
+  readonly every?: number | undefined;
+  /** Where a token can be tried (a GET that costs nothing). */
+  readonly verify?: string | undefined;
+  /** Base URLs of the clients that use it. */
+  readonly baseUrls: readonly string[];
+};
+
+export type ClientConfig = ClientOptions & { readonly name: string };
+
+export interface Config {
+  readonly file: string;
+  readonly tokens: ReadonlyMap<string, TokenConfig>;
+  readonly clients: ReadonlyMap<string, ClientConfig>;
+}
+
+/** The token file of the token `name`, where its `file` does not say otherwise. */
+export function usualTokenPath(run: string, name: string): string {
+  return join(run, name, "token");
+}
+
+/**
+ * Reads and checks the configuration. `run` is the runtime directory that token files are in.
+ *
+ * @throws FreshkeyError `ERR_CONFIG_MISSING`, `ERR_CONFIG_SYNTAX`, or `ERR_CONFIG_INVALID` with every mistake in it,
+ *   each with file, line and key, and what is allowed.
+ */
+export async function loadConfig(file: string, run: string): Promise<Config> {
+  const document = parseDocument(readConfig(file), file);
+  const mistakes = new Mistakes(file, document);
+  const { tokens: tokenTables, clients: clientTables, ...others } = document.values;
+  for (const key of Object.keys(others)) mistakes.unknown([key], ["tokens", "clients"]);
+
+  const clients = new Map<string, ClientConfig>();
+  for (const [name, table] of tables(clientTables, ["clients"], mistakes)) {
+    const path = ["clients", name];
+    const options = mistakes.check(clientOptions, table, path, Object.keys(clientOptions.entries));
+    if (options) clients.set(name, { ...options, name });
+  }
+  const tokens = new Map<string, TokenConfig>();
+  for (const [name, table] of tables(tokenTables, ["tokens"], mistakes)) {
+    const token = await checkToken(name, table, { mistakes, run, clients: [...clients.values()], file });
+    if (token) tokens.set(name, token);
+  }
+  for (const client of clients.values()) {
+    if (isTable(tokenTables) && client.token in tokenTables) continue;
+    const meant = nearest(client.token, Object.keys(isTable(tokenTables) ? tokenTables : {}));
+    mistakes.add(
+      ["clients", client.name, "token"],
+      `there is no [tokens.${client.token}]${meant ? `; did you mean "${meant}"?` : ""}`,
+    );
+  }
+  if (tokens.size === 0 && !mistakes.any)
+    mistakes.add([], "there is no token: add a table [tokens.NAME] with a source");
+  mistakes.raise();
+  return { file, tokens, clients };
+}
+
+function readConfig(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    if (errno(error) !== "ENOENT") {
+      throw new FreshkeyError("ERR_CONFIG_MISSING", `cannot read ${file}: ${errno(error)}`, {
+        hint: "make it readable for the user who runs freshkey",
+        cause: error,
+      });
+    }
+    throw new FreshkeyError("ERR_CONFIG_MISSING", `there is no configuration: ${file}`, {
+      hint: "write one (the README shows five lines), or name another with --config or FRESHKEY_CONFIG",
+      cause: error,
+    });
+  }
+}
+
+interface Surrounding {
+  readonly mistakes: Mistakes;
+  readonly run: string;
+  readonly clients: readonly ClientConfig[];
+  readonly file: string;
+}
+
+async function checkToken(
+  name: string,
+  table: Record<string, unknown>,
+  around: Surrounding,
+): Promise<TokenConfig | undefined> {
+  const { mistakes } = around;
+  const path = ["tokens", name];
+  if (!NAME_FORM.test(name) || RESERVED_NAMES.includes(name)) {
+    mistakes.add(
+      path,
+      'a token\'s name has lower-case letters, digits and hyphens, begins with no hyphen, and is not "agent"',
+    );
+    return undefined;
+  }
+  const { source, ...keys } = table;
+  if (typeof source !== "string" || !(source in sourceOptions)) {
+    const known = Object.keys(sourceOptions);
+    const meant = typeof source === "string" ? nearest(source, known) : undefined;
+    const given = source === undefined ? "is missing; it" : `${JSON.stringify(source)} is unknown; it`;
+    mistakes.add(
+      [...path, "source"],
+      `${given} must be ${quoteList(known)}${meant ? `: did you mean "${meant}"?` : ""}`,
+    );
+    return undefined;
+  }
+  const schema = sourceOptions[source as SourceName];
+  const commonKeys = Object.keys(tokenOptions.entries);
+  const allowed = [...commonKeys, ...Object.keys(entriesOf(schema)), "source"];
+  const isCommon = ([key]: [string, unknown]) => commonKeys.includes(key);
+  const common = mistakes.check(tokenOptions, Object.fromEntries(Object.entries(keys).filter(isCommon)), path, allowed);
+  const own = Object.fromEntries(Object.entries(keys).filter((entry) => !isCommon(entry)));
+  const options = mistakes.check(schema as v.GenericSchema, own, path, allowed);
+  checkLiteralSecrets(own, path, around);
+  if (!common || !options) return undefined;
+  if (common.cron !== undefined) await checkCron(common.cron, path, mistakes);
+
+  const users = around.clients.filter((client) => client.token === name);
+  const verify = common.verify === undefined ? users[0] && `${users[0].base_url}/models` : common.verify || undefined;
+  return {
+    ...({ source, options } as SourceConfig),
+    name,
+    path: common.file ?? usualTokenPath(around.run, name),
+    ownDirectory: common.file === undefined,
+    mode: common.mode,
+    group: common.group,
+    refreshBefore: common.refresh_before,
+    minValidity: common.min_validity,
+    timeout: common.timeout,
+    cron: common.cron,
+    timezone: common.timezone,
+    jitter: common.jitter,
+    verify,
+    baseUrls: [...new Set(users.map((client) => client.base_url))],
+  };
+}
+
+/** node-cron costs 8 ms: loaded only where there is a schedule. */
+async function checkCron(expression: string, path: readonly string[], mistakes: Mistakes): Promise<void> {
+  const { validateDetailed } = await import("node-cron");
+  const { valid, errors } = validateDetailed(expression);
+  if (valid) return;
+  const why = errors.map((error) => error.message).join(", ");
+  mistakes.add(
+    [...path, "cron"],
+    `${JSON.stringify(expression)} is not a schedule (${why}); an example: "*/30 * * * *"`,
+  );
+}
+
+/** Options whose value is a credential. */
+const SECRET_KEYS = ["client_secret"];
+
+function checkLiteralSecrets(
+  table: Record<string, unknown>,
+  path: readonly string[],
+  { mistakes, file }: Surrounding,
+): void {
+  const literal = SECRET_KEYS.find((key) => typeof table[key] === "string");
+  if (literal === undefined || (statSync(file).mode & 0o077) === 0) return;
+  mistakes.add(
+    [...path, literal],
+    `a secret may stand here only if nobody else can read the file: chmod 600 ${file}; or say { file = "…" }, { env = "…" } or { command = […] }`,
+  );
+}
+
+function tables(value: unknown, path: readonly string[], mistakes: Mistakes): [string, Record<string, unknown>][] {
+  if (value === undefined) return [];
+  const entries = isTable(value) ? Object.entries(value) : [];
+  if (!isTable(value)) mistakes.add(path, `must be tables: [${path.join(".")}.NAME]`);
+  return entries.filter((entry): entry is [string, Record<string, unknown>] => {
+    if (isTable(entry[1])) return true;
+    mistakes.add([...path, entry[0]], `must be a table: [${path.join(".")}.NAME]`);
+    return false;
+  });
+}
+
+/** Gathers everything that is wrong, so that one run of an editor mends it all. */
+class Mistakes {
+  readonly #file: string;
+  readonly #document: TomlDocument;
+  readonly #found: { line: number; text: string }[] = [];
+
+  constructor(file: string, document: TomlDocument) {
+    this.#file = file;
+    this.#document = document;
+  }
+
+  get any(): boolean {
+    return this.#found.length > 0;
+  }
+
+  add(path: readonly string[], problem: string): void {
+    const line = this.#document.lineOf(path);
+    const key = path.length > 0 ? `${path.join(".")}: ` : "";
+    this.#found.push({ line, text: `${this.#file}:${line}: ${key}${problem}` });
+  }
+
+  unknown(path: readonly string[], allowed: readonly string[]): void {
+    const meant = nearest(path.at(-1)!, allowed);
+    this.add(path, `unknown key; ${meant ? `did you mean "${meant}"?` : `allowed are ${allowed.join(", ")}`}`);
+  }
+
+  /** Checks `value` against `schema`; what is wrong is gathered, with the keys that `allowed` names. */
+  check<S extends v.GenericSchema>(
+    schema: S,
+    value: unknown,
+    path: readonly string[],
+    allowed: readonly string[],
+  ): v.InferOutput<S> | undefined {
+    const result = v.safeParse(schema, value);
+    if (result.success) return result.output;
+    for (const issue of result.issues) {
+      const at = [...path, ...(issue.path ?? []).map((item) => String(item.key))];
+      if (issue.type === "strict_object" && issue.expected === "never")
+        this.unknown(at, at.length === path.length + 1 ? allowed : []);
+      else this.add(at, issue.received === "undefined" ? "is missing" : issue.message);
+    }
+    return undefined;
+  }
+
+  raise(): void {
+    if (!this.any) return;
+    const lines = this.#found.sort((a, b) => a.line - b.line).map((mistake) => mistake.text);
+    throw new FreshkeyError("ERR_CONFIG_INVALID", lines.join("\n"), {
+      hint: `mend ${lines.length === 1 ? "that line" : `those ${lines.length} lines`}; what each key means: docs/configuration.md`,
+    });
+  }
+}
+
+/** The keys of an object schema, also where it is wrapped in a pipe. */
+function entriesOf(schema: unknown): Record<string, unknown> {
+  const { entries, pipe } = schema as { entries?: Record<string, unknown>; pipe?: readonly unknown[] };
+  return entries ?? (pipe ? entriesOf(pipe[0]) : {});
+}
+
+function isTable(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date);
+}
+
+function quoteList(words: readonly string[]): string {
+  return words.map((word) => JSON.stringify(word)).join(", ");
+}
+
+/** The token `name` of the configuration, or its only one where no name is given. */
+export function tokenOf(config: Config, name: string | undefined): TokenConfig {
+  const names = [...config.tokens.keys()];
+  if (name === undefined && names.length === 1) return config.tokens.get(names[0]!)!;
+  const found = name === undefined ? undefined : config.tokens.get(name);
+  if (found) return found;
+  if (name === undefined) {
+    throw new FreshkeyError("ERR_USAGE", `which token? ${basename(config.file)} has ${names.join(", ")}`, {
+      hint: `name one: ${names[0]}`,
+    });
+  }
+  const meant = nearest(name, names);
+  throw new FreshkeyError("ERR_CONFIG_TOKEN", `${config.file} has no token "${name}"`, {
+    hint: meant ? `did you mean "${meant}"?` : `it has ${names.join(", ")}`,
+  });
+}
+
+/** The directory that holds a token's files. */
+export function tokenDirectory(token: TokenConfig): string {
+  return dirname(token.path);
+}

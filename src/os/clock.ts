@@ -1,0 +1,58 @@
+/**
+ * The wall clock, and a timer that only ever sleeps for a short while before it asks that clock: a monotonic timer
+ * stands still while a laptop sleeps, so a long one wakes up with dead tokens. Injected wherever time matters.
+ */
+export interface Clock {
+  /** Epoch milliseconds. */
+  now(): number;
+  /** Calls back once after `ms` of the machine's waking time. The timer does not keep the process alive by itself. */
+  after(ms: number, callback: () => void): { cancel(): void };
+}
+
+export const systemClock: Clock = {
+  now: Date.now,
+  after(ms, callback) {
+    const timer = setTimeout(callback, ms);
+    return { cancel: () => clearTimeout(timer) };
+  },
+};
+
+/** Waits `ms`, or until `signal` aborts: then it rejects with the signal's reason. */
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason);
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/**
+ * A signal that aborts after `ms`, or when one of `others` does. Call `end` when it is no longer needed.
+ * (`AbortSignal.any` over `AbortSignal.timeout` is collected as garbage before it fires in Node.js 20.)
+ */
+export function deadline(
+  ms: number,
+  ...others: readonly (AbortSignal | undefined)[]
+): { signal: AbortSignal; end(): void } {
+  const controller = new AbortController();
+  const abort = (event: Event) => controller.abort((event.target as AbortSignal).reason);
+  const timer = setTimeout(() => controller.abort(new DOMException("the time is over", "TimeoutError")), ms);
+  for (const other of others) {
+    if (other?.aborted) controller.abort(other.reason);
+    other?.addEventListener("abort", abort, { once: true });
+  }
+  return {
+    signal: controller.signal,
+    end() {
+      clearTimeout(timer);
+      for (const other of others) other?.removeEventListener("abort", abort);
+    },
+  };
+}

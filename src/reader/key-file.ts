@@ -1,0 +1,243 @@
+import { EventEmitter } from "node:events";
+import { basename, dirname, join, resolve } from "node:path";
+import { formatDuration } from "../core/duration.ts";
+import { FreshkeyError } from "../core/errors.ts";
+import { isFresh, minValidity } from "../core/policy.ts";
+import { UNKNOWN_EXPIRY } from "../core/token.ts";
+import { deadline, sleep } from "../os/clock.ts";
+import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
+import { readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
+import { watchToken } from "./watch.ts";
+
+export interface KeyFileOptions {
+  /** How long `get()` may wait for a fresh token, in milliseconds. 4,000 unless told. */
+  readonly wait?: number;
+  /** How much life a token must have left, in milliseconds: 30 s, at most a tenth of its lifetime, at least 2 s unless told. */
+  readonly minValidity?: number;
+  /**
+   * What to do where no agent runs: gets a new token into the file, or throws. Without it the reader only waits for
+   * whoever keeps the file fresh.
+   */
+  readonly renew?: (
+    request: Omit<RenewRequest, "op">,
+    options: { timeout: number; signal: AbortSignal },
+  ) => Promise<unknown>;
+  /** Epoch milliseconds; for tests. */
+  readonly now?: () => number;
+}
+
+/** A token that was put in the place of another. It never holds the token: ask `get()` for it. */
+export interface Rotation {
+  readonly fingerprint: string;
+  /** Epoch milliseconds, 0 where unknown. */
+  readonly expires: number;
+}
+
+const DEFAULT_WAIT = 4_000;
+/** Between the writer's two renames the files don't match: microseconds, unless it was killed just there. */
+const MISMATCH_PAUSE = 5;
+const MISMATCH_LOOKS = 20;
+/** While waiting the file is looked at this often even if no event arrives. */
+const LOOK_EVERY = 200;
+
+/**
+ * Opens the key file at `path` (default: `COPILOT_PROVIDER_API_KEY_FILE`) for reading before every request.
+ *
+ *     const key = openKeyFile();
+ *     const response = await fetch(url, { headers: { Authorization: `Bearer ${await key.get()}` } });
+ *
+ * Nothing is read before the first `get()`. The file may be one that freshkey keeps, or a bare token that something
+ * else keeps fresh.
+ *
+ * @throws FreshkeyError `ERR_USAGE` if there is no path.
+ */
+export function openKeyFile(
+  path: string | undefined = process.env.COPILOT_PROVIDER_API_KEY_FILE,
+  options: KeyFileOptions = {},
+) {
+  if (!path) {
+    throw new FreshkeyError("ERR_USAGE", "no key file is named", {
+      hint: "set COPILOT_PROVIDER_API_KEY_FILE to the token file, or pass its path",
+    });
+  }
+  return new KeyFile(resolve(path), options);
+}
+
+/**
+ * A key file that is read again before each request. Emits `rotated` with a `Rotation` when another token has been
+ * put in place; listening starts a watch that does not keep the process alive.
+ */
+export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [event: string | symbol] }> {
+  readonly path: string;
+  readonly #options: KeyFileOptions;
+  readonly #now: () => number;
+  #known: TokenFile | undefined;
+  /** Of the last look at the file: empty where there was no token, undefined before the first look. */
+  #seen: string | undefined;
+  #renewal: Promise<TokenFile> | undefined;
+  #watch: { close(): void } | undefined;
+  readonly #closing = new AbortController();
+
+  constructor(path: string, options: KeyFileOptions) {
+    super();
+    this.path = path;
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.on("newListener", (event) => {
+      if (event === "rotated") this.#startWatch();
+    });
+  }
+
+  /**
+   * A token that is good to send now. As long as the file is unchanged and the token has life left, this costs one
+   * `stat`. Otherwise the file is read again; where what it holds has (nearly) expired, the agent is asked for a new
+   * one and waited for, `wait` milliseconds at most.
+   *
+   * @throws FreshkeyError that says what failed and what to do: never an expired token as if it were good. What
+   *   `signal` aborts with, where it does.
+   */
+  async get(options: { signal?: AbortSignal } = {}): Promise<string> {
+    const { value } = await this.read(options);
+    return value;
+  }
+
+  /** Like `get()`, with what is known of the token: its fingerprint and times. */
+  async read(options: { signal?: AbortSignal } = {}): Promise<TokenFile> {
+    options.signal?.throwIfAborted();
+    const current = await this.#current();
+    if (current && this.#isFresh(current)) return current;
+    // All who ask meanwhile wait for the same renewal.
+    this.#renewal ??= this.#renew(current).finally(() => {
+      this.#renewal = undefined;
+    });
+    return abortable(this.#renewal, options.signal);
+  }
+
+  /** Ends the watch; a `get()` that waits is rejected. */
+  async close(): Promise<void> {
+    this.#closing.abort(new FreshkeyError("ERR_DEADLINE", "the key file was closed"));
+    this.#watch?.close();
+    this.removeAllListeners();
+  }
+
+  #isFresh(token: TokenFile): boolean {
+    return isFresh(token, this.#now(), this.#options.minValidity ?? minValidity(token));
+  }
+
+  /** The token in the file, out of memory as long as the file is the same. */
+  async #current(): Promise<TokenFile | undefined> {
+    for (let look = 1; ; look++) {
+      const known = this.#known;
+      // Only a fresh token is taken from memory: of a stale one token.json may say more by now.
+      if (known && known.stamp === stampOf(this.path) && this.#isFresh(known)) return known;
+      const read = readTokenFile(this.path);
+      if (read === undefined || read.matches || look >= MISMATCH_LOOKS) return this.#remember(read);
+      await sleep(MISMATCH_PAUSE, this.#closing.signal);
+    }
+  }
+
+  #remember(read: TokenFile | undefined): TokenFile | undefined {
+    const before = this.#seen;
+    this.#known = read;
+    this.#seen = read?.fingerprint ?? "";
+    if (read && before !== undefined && before !== read.fingerprint) {
+      this.emit("rotated", { fingerprint: read.fingerprint, expires: read.expires });
+    }
+    return read;
+  }
+
+  #startWatch(): void {
+    if (this.#watch || this.#closing.signal.aborted) return;
+    // What cannot be read now is for `get()` to report; the next event brings the next look.
+    const look = () => void this.#current().catch(() => undefined);
+    // The token of now is what a rotation is told from.
+    look();
+    this.#watch = watchToken(this.path, look);
+  }
+
+  async #renew(stale: TokenFile | undefined): Promise<TokenFile> {
+    const wait = this.#options.wait ?? DEFAULT_WAIT;
+    const finished = new AbortController();
+    const { signal, end } = deadline(wait, this.#closing.signal, finished.signal);
+    let answered = false;
+    let failed: unknown;
+    // Whoever keeps the file may write it any time: that ends the wait as well as the agent's answer does.
+    const asked = this.#ask(stale, wait, signal)
+      .catch((error) => {
+        failed = error ?? new Error("aborted");
+      })
+      .finally(() => {
+        answered = true;
+      });
+    try {
+      for (;;) {
+        const current = await this.#current();
+        if (current && this.#isFresh(current)) return current;
+        if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
+        if (signal.aborted) throw this.#nothing(current, wait, failed);
+        if (failed !== undefined && !(failed instanceof NoAgent)) throw failed;
+        const pause = sleep(LOOK_EVERY, signal).catch(() => undefined);
+        await Promise.race(answered ? [pause] : [pause, asked]);
+      }
+    } finally {
+      finished.abort();
+      end();
+    }
+  }
+
+  /** Has the token renewed: by the agent, else by the function that the caller passed in. */
+  async #ask(stale: TokenFile | undefined, timeout: number, signal: AbortSignal): Promise<void> {
+    const json = stale?.json ?? readTokenJson(this.path);
+    const name = json?.name ?? basename(dirname(this.path));
+    const request = { name, seen: stale?.fingerprint ?? "", reason: "expired" as const };
+    try {
+      await askAgent(json?.control || usualControl(this.path), { op: "renew", ...request }, { timeout, signal });
+    } catch (error) {
+      if (!(error instanceof NoAgent) || !this.#options.renew) throw error;
+      await this.#options.renew(request, { timeout, signal });
+    }
+  }
+
+  #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
+    const waited = `waited ${formatDuration(wait)}`;
+    const hint =
+      failed instanceof NoAgent || failed === undefined
+        ? "no agent runs: start one with `freshkey agent`, or see `freshkey status`"
+        : "see what the agent says: freshkey status";
+    if (!current) {
+      return new FreshkeyError("ERR_TOKEN_MISSING", `there is no token in ${this.path} (${waited})`, {
+        hint,
+        cause: failed,
+      });
+    }
+    const left = current.expires - this.#now();
+    const when =
+      current.expires === UNKNOWN_EXPIRY
+        ? ""
+        : left > 0
+          ? `expires in ${formatDuration(left)}`
+          : `expired ${formatDuration(-left)} ago`;
+    return new FreshkeyError(
+      "ERR_TOKEN_EXPIRED",
+      `the token in ${this.path} ${when} and nothing renewed it (${waited})`,
+      {
+        hint,
+        cause: failed,
+      },
+    );
+  }
+}
+
+/** Where the agent of a token that has never been written listens: `RUN/agent`, beside `RUN/NAME`. */
+function usualControl(path: string): string {
+  return join(dirname(dirname(path)), "agent", "control.sock");
+}
+
+function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return promise;
+  return new Promise((resolvePromise, reject) => {
+    const abort = () => reject(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolvePromise, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
+}

@@ -1,0 +1,156 @@
+/**
+ * The token file, as docs/token-file.md specifies it: `token`, the credential and nothing else, and beside it
+ * `token.json`, one line without secrets. This is the form of both and how they are read; who writes them is the agent.
+ */
+import { closeSync, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { errno, FreshkeyError } from "../core/errors.ts";
+import { fingerprint, jwtTimes, UNKNOWN_EXPIRY, unpublishable } from "../core/token.ts";
+import { unsafeDirectory } from "../os/paths.ts";
+
+export const SCHEMA = 1;
+
+/** The content of `token.json`. Instants are whole epoch seconds, rounded down; 0 where unknown. */
+export interface TokenJson {
+  readonly expires: number;
+  readonly minted: number;
+  readonly fingerprint: string;
+  readonly name: string;
+  readonly source: string;
+  /** The agent's control socket. */
+  readonly control: string;
+  /** Base URLs of the clients that use the token, separated by spaces; empty where none is configured. */
+  readonly base_url: string;
+  readonly verify: boolean;
+  readonly schema: number;
+}
+
+/** The line of `token.json`. `expires` comes first: a shell script finds it without a parser. */
+export function formatTokenJson(json: TokenJson): string {
+  const { expires, ...rest } = json;
+  return `${JSON.stringify({ expires, ...rest })}\n`;
+}
+
+/** The path of `token.json` that belongs to the token file `path`. */
+export function tokenJsonPath(path: string): string {
+  return join(dirname(path), tokenJsonName(basename(path)));
+}
+
+export function tokenJsonName(tokenName: string): string {
+  return `${tokenName}.json`;
+}
+
+/** What a read of the two files gives. Instants are epoch milliseconds. */
+export interface TokenFile {
+  readonly value: string;
+  readonly fingerprint: string;
+  /** `UNKNOWN_EXPIRY` where none is known. */
+  readonly expires: number;
+  /** 0 where unknown. */
+  readonly minted: number;
+  /** Undefined for a bare token, which something else keeps fresh. */
+  readonly json: TokenJson | undefined;
+  /** The two files belong together. False for the moment between two renames; a bare token always matches. */
+  readonly matches: boolean;
+  /** Tells whether `token` was replaced since, by one `stat`. */
+  readonly stamp: string;
+}
+
+/** Identifies the content of a file without reading it: a replaced file has another inode or another time. */
+export function stampOf(path: string): string | undefined {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats && stamp(stats);
+}
+
+function stamp(stats: Stats): string {
+  return `${stats.ino}:${stats.mtimeMs}:${stats.ctimeMs}:${stats.size}`;
+}
+
+/**
+ * Reads the token file at `path` once: token.json first, then token. In that order, whatever the two show together
+ * errs on the safe side, since the writer replaces them in the opposite one.
+ *
+ * @returns undefined if there is no token.
+ * @throws FreshkeyError `ERR_TOKEN_UNREADABLE`, `ERR_TOKEN_INVALID`, `ERR_TOKEN_DIRECTORY`.
+ */
+export function readTokenFile(path: string): TokenFile | undefined {
+  const json = readTokenJson(path);
+  const content = readContent(path);
+  if (content === undefined) return undefined;
+  // What `echo` and `az … -o tsv` write ends with one newline, which is not part of the token.
+  const value = json ? content.text : content.text.replace(/\r?\n$/, "");
+  const problem = unpublishable(value);
+  if (problem) {
+    throw new FreshkeyError("ERR_TOKEN_INVALID", `${path} does not hold a token: ${problem}`, {
+      hint: json ? `renew it: freshkey renew ${json.name} --force` : "mend what writes that file",
+    });
+  }
+  const own = fingerprint(value);
+  const matches = json === undefined || json.fingerprint === own;
+  return { value, fingerprint: own, ...times(value, json, matches), json, matches, stamp: content.stamp };
+}
+
+/**
+ * Whose word counts for the expiry: token.json where it is about this token. Where it is about another one (a bare
+ * token, or one laid there by hand), the JWT's own `exp`; for an opaque token the other's expiry is the safe side.
+ */
+function times(value: string, json: TokenJson | undefined, matches: boolean): { expires: number; minted: number } {
+  if (json && matches) return { expires: json.expires * 1000, minted: json.minted * 1000 };
+  const jwt = jwtTimes(value);
+  if (jwt) return { expires: jwt.expires, minted: jwt.issued ?? 0 };
+  return { expires: json ? json.expires * 1000 : UNKNOWN_EXPIRY, minted: 0 };
+}
+
+/** The `token.json` beside the token file `path`; undefined where there is none. */
+export function readTokenJson(path: string): TokenJson | undefined {
+  const jsonPath = tokenJsonPath(path);
+  let text: string;
+  try {
+    text = readFileSync(jsonPath, "utf8");
+  } catch (error) {
+    if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
+    throw unreadable(jsonPath, error);
+  }
+  checkDirectory(dirname(path));
+  try {
+    const json = JSON.parse(text) as TokenJson;
+    if (Number.isSafeInteger(json.expires) && typeof json.fingerprint === "string") return json;
+  } catch {
+    // Not JSON: said below.
+  }
+  throw new FreshkeyError("ERR_TOKEN_INVALID", `${jsonPath} is not what freshkey writes`, {
+    hint: `remove it if something else keeps ${path} fresh; else renew: freshkey renew --force`,
+  });
+}
+
+/** @throws FreshkeyError `ERR_TOKEN_DIRECTORY` if `directory` is not safe to keep a token in. */
+export function checkDirectory(directory: string): void {
+  const unsafe = unsafeDirectory(directory, undefined, { sharedIsFine: true });
+  if (unsafe) {
+    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${directory} ${unsafe.problem}`, { hint: unsafe.hint });
+  }
+}
+
+/** Content and stamp of one and the same file, even while it is being replaced. */
+function readContent(path: string): { text: string; stamp: string } | undefined {
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, "r");
+    return { text: readFileSync(fd, "latin1"), stamp: stamp(fstatSync(fd)) };
+  } catch (error) {
+    if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
+    throw unreadable(path, error);
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+function unreadable(path: string, error: unknown): FreshkeyError {
+  return new FreshkeyError("ERR_TOKEN_UNREADABLE", `cannot read ${path}: ${errno(error)}`, {
+    hint:
+      errno(error) === "EISDIR"
+        ? `name the token file in it: ${join(path, "token")}`
+        : "it must be readable for the user who runs the client; to share one, set `mode` and `group`",
+    cause: error,
+  });
+}

@@ -1,0 +1,43 @@
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export interface Certificates {
+  /** Path of the test CA's certificate: what `NODE_EXTRA_CA_CERTS` takes. */
+  readonly caFile: string;
+  /** The server's certificate and key, PEM, for `localhost` and `127.0.0.1`. */
+  readonly cert: string;
+  readonly key: string;
+  remove(): void;
+}
+
+/** A certificate authority that lives for a day, and a server's certificate by it, made with openssl. */
+export function makeCertificates(): Certificates {
+  const directory = mkdtempSync(join(tmpdir(), "freshkey-ca-"));
+  const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" });
+  const newKey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  writeFileSync(join(directory, "server.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
+  openssl(
+    "req",
+    "-x509",
+    ...newKey,
+    "-keyout",
+    "ca.key",
+    "-out",
+    "ca.pem",
+    "-days",
+    "1",
+    "-subj",
+    "/CN=freshkey test CA",
+  );
+  openssl("req", "-new", ...newKey, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost");
+  const signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "server.ext"];
+  openssl("x509", "-req", "-in", "server.csr", ...signing, "-days", "1", "-out", "server.pem");
+  return {
+    caFile: join(directory, "ca.pem"),
+    cert: readFileSync(join(directory, "server.pem"), "utf8"),
+    key: readFileSync(join(directory, "server.key"), "utf8"),
+    remove: () => rmSync(directory, { recursive: true }),
+  };
+}
