@@ -59,6 +59,7 @@ export class Agent {
   readonly #since: number;
   #server: ControlServer | undefined;
   #timer: { cancel(): void } | undefined;
+  #running = false;
   #reloading: Promise<void> = Promise.resolve();
 
   private constructor(lock: Lock, options: AgentOptions) {
@@ -93,6 +94,7 @@ export class Agent {
 
   /** Begins to renew by itself, until `close`. */
   start(): void {
+    this.#running = true;
     this.#tick();
   }
 
@@ -108,7 +110,7 @@ export class Agent {
   status(): AgentStatus {
     const tokens = [...this.#refreshers.values()].map((refresher) => refresher.status());
     const since = Math.floor(this.#since / 1000);
-    return { pid: process.pid, resident: this.#timer !== undefined, since, tokens };
+    return { pid: process.pid, resident: this.#running, since, tokens };
   }
 
   /**
@@ -136,8 +138,8 @@ export class Agent {
 
   /** Ends everything that is under way; token files stay, sockets don't. */
   async close(): Promise<void> {
+    this.#running = false;
     this.#timer?.cancel();
-    this.#timer = undefined;
     await Promise.all([...this.#refreshers.values()].map((refresher) => refresher.stop()));
     await this.#server?.close();
     await this.#lock.release();
@@ -145,6 +147,13 @@ export class Agent {
 
   #tick(): void {
     for (const refresher of this.#refreshers.values()) refresher.tick();
+    this.#schedule();
+  }
+
+  /** One timer for all tokens: it ends when the earliest is due, and soon enough to notice that the machine slept. */
+  #schedule(): void {
+    this.#timer?.cancel();
+    if (!this.#running) return;
     const due = Math.min(...[...this.#refreshers.values()].map((refresher) => refresher.nextDue));
     const sleep = Math.max(10, Math.min(LONGEST_SLEEP, due - this.#clock.now()));
     this.#timer = this.#clock.after(sleep, () => this.#tick());
@@ -174,6 +183,7 @@ export class Agent {
       failures: new FailureFile(agentDirectory(run), config.name),
       schedule: await openSchedule(config),
       control: controlSocket(run),
+      wake: () => this.#schedule(),
     };
   }
 

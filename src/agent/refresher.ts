@@ -25,6 +25,8 @@ export interface RefresherTools {
   readonly schedule: Schedule | undefined;
   /** The agent's control socket, for token.json. */
   readonly control: string;
+  /** Called when `nextDue` may have become earlier. */
+  readonly wake: () => void;
 }
 
 /** One token as `status` shows it. Instants are epoch seconds, 0 where unknown. */
@@ -150,6 +152,7 @@ export class Refresher {
       .run(this.config.source, () => this.#mintAndPublish(request))
       .finally(() => {
         this.#minting = undefined;
+        this.#tools.wake();
       });
     return this.#minting;
   }
@@ -266,7 +269,7 @@ export class Refresher {
     const rules = {
       refreshBefore: this.config.refreshBefore,
       every: this.config.every,
-      cron: this.#tools.schedule?.next(),
+      cron: this.#tools.schedule?.next(token.minted),
       first,
     };
     return nextRenewal(token, rules, this.#tools.random());
