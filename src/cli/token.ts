@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
-import { FreshkeyError } from "../core/errors.ts";
-import { configFile, runDirectory } from "../os/paths.ts";
+import { NoAgent } from "../os/control-client.ts";
+import { runDirectory } from "../os/paths.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { CLIENT_BASE_URLS, checkOrigin } from "../reader/origin.ts";
 import { finishInBackground, openConfig, openVerbLog } from "./context.ts";
@@ -60,17 +60,12 @@ async function renewHere(
   limits: { timeout: number; signal: AbortSignal },
 ): Promise<void> {
   const { renew } = await import("../agent/renew.ts");
-  const config = await openConfig(invocation);
+  const config = await openConfig(invocation).catch((error) => {
+    // Without a configuration something else keeps the file: it is waited for.
+    throw error.code === "ERR_CONFIG_MISSING" ? new NoAgent(error.message, { cause: error }) : error;
+  });
   const known = [...config.tokens.values()].find((candidate) => candidate.path === path);
-  if (!known) {
-    throw new FreshkeyError(
-      "ERR_TOKEN_EXPIRED",
-      `nothing keeps ${path} fresh: it is no token of ${configFile(invocation.text("config"))}`,
-      {
-        hint: `mend what writes that file, or name a token of the configuration: ${[...config.tokens.keys()].join(", ")}`,
-      },
-    );
-  }
+  if (!known) throw new NoAgent(`${path} is no token of ${config.file}`);
   await renew(
     config,
     { ...request, name: known.name },

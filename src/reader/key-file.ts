@@ -1,4 +1,5 @@
 import { EventEmitter } from "node:events";
+import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
@@ -200,8 +201,10 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
 
   #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
     const waited = `waited ${formatDuration(wait)}`;
-    const hint =
-      failed instanceof NoAgent || failed === undefined
+    const kept = current?.json !== undefined || existsSync(dirname(usualControl(this.path)));
+    const hint = !kept
+      ? "see to what writes that file; freshkey does not keep it"
+      : failed instanceof NoAgent || failed === undefined
         ? "no agent runs: start one with `freshkey agent`, or see `freshkey status`"
         : "see what the agent says: freshkey status";
     if (!current) {

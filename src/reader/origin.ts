@@ -13,12 +13,18 @@ export const CLIENT_BASE_URLS = ["COPILOT_PROVIDER_BASE_URL", "ANTHROPIC_BASE_UR
 export function checkOrigin(configured: string, actual: string | undefined, variable: string): void {
   const allowed = configured.split(" ").filter(Boolean);
   if (!actual || allowed.length === 0) return;
-  if (allowed.some((url) => originOf(url) === originOf(actual))) return;
-  throw new FreshkeyError("ERR_ORIGIN", `${variable} is ${actual}, but this token is for ${allowed.join(" and ")}`, {
-    hint: `unset ${variable} (a project's .env may have set it), or change base_url in freshkey's configuration`,
-  });
+  const origin = originOf(actual);
+  if (allowed.some((url) => originOf(url) === origin)) return;
+  // The origin alone: a URL may have a password in it.
+  throw new FreshkeyError(
+    "ERR_ORIGIN",
+    `${variable} is at ${origin ?? "no valid URL"}, but this token is for ${allowed.join(" and ")}`,
+    {
+      hint: `unset ${variable} (a project's .env may have set it), or change base_url in freshkey's configuration`,
+    },
+  );
 }
 
-function originOf(url: string): string {
-  return URL.canParse(url) ? new URL(url).origin : url;
+function originOf(url: string): string | undefined {
+  return URL.canParse(url) ? new URL(url).origin : undefined;
 }
