@@ -10,9 +10,10 @@ import { makePrivateDirectory } from "../os/paths.ts";
 import { type ControlServer, serveControl } from "./control-server.ts";
 import { FailureFile } from "./failure-file.ts";
 import { mint } from "./mint.ts";
-import { Refresher, type RefresherTools, type TokenStatus } from "./refresher.ts";
+import { Refresher, type RefresherTools } from "./refresher.ts";
 import { openSchedule } from "./schedule.ts";
 import { Slots } from "./slots.ts";
+import type { TokenStatus } from "./token-status.ts";
 
 export interface AgentOptions {
   /** The runtime directory. */

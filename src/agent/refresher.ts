@@ -1,8 +1,8 @@
 import type { TokenConfig } from "../config/load.ts";
 import { formatDuration } from "../core/duration.ts";
-import { type ErrorRecord, FreshkeyError } from "../core/errors.ts";
+import { FreshkeyError } from "../core/errors.ts";
 import { backoff, isFresh, nextAfterSame, nextRenewal } from "../core/policy.ts";
-import { type Failure, type State, stateOf } from "../core/state.ts";
+import type { Failure } from "../core/state.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
 import type { Clock } from "../os/clock.ts";
 import type { RenewAnswer, RenewReason, RenewRequest } from "../os/control-client.ts";
@@ -13,6 +13,7 @@ import type { mint } from "./mint.ts";
 import { publish, published, touch, unpublish } from "./publish.ts";
 import type { Schedule } from "./schedule.ts";
 import type { Slots } from "./slots.ts";
+import { describeToken, type TokenStatus } from "./token-status.ts";
 
 /** What a refresher works with; clock, randomness and the mint are injected in tests. */
 export interface RefresherTools {
@@ -27,19 +28,6 @@ export interface RefresherTools {
   readonly control: string;
   /** Called when `nextDue` may have become earlier. */
   readonly wake: () => void;
-}
-
-/** One token as `status` shows it. Instants are epoch seconds, 0 where unknown. */
-export interface TokenStatus {
-  readonly name: string;
-  readonly source: string;
-  readonly state: State;
-  readonly path: string;
-  readonly fingerprint: string;
-  readonly expires: number;
-  readonly minted: number;
-  readonly next_renewal: number;
-  readonly error?: ErrorRecord & { since: number; attempts: number; next_try: number };
 }
 
 type Request = Omit<RenewRequest, "op" | "name" | "reason"> & { reason: RenewReason | "scheduled" };
@@ -278,37 +266,4 @@ export class Refresher {
 
 function answerOf(result: RenewAnswer["result"], token: TokenFile): RenewAnswer {
   return { result, fingerprint: token.fingerprint, expires: Math.floor(token.expires / 1000) };
-}
-
-/** What is known of a token, whether an agent runs or not. */
-export function describeToken(
-  config: TokenConfig,
-  about: {
-    found: TokenFile | undefined;
-    failure: Failure | undefined;
-    minting: boolean;
-    nextRenewal: number;
-    now: number;
-  },
-): TokenStatus {
-  const { found, failure, minting, nextRenewal: next, now } = about;
-  const seconds = (instant: number) => (Number.isFinite(instant) ? Math.floor(instant / 1000) : 0);
-  return {
-    name: config.name,
-    source: config.source,
-    state: stateOf(found, failure, minting, now),
-    path: config.path,
-    fingerprint: found?.fingerprint ?? "",
-    expires: seconds(found?.expires ?? 0),
-    minted: seconds(found?.minted ?? 0),
-    next_renewal: seconds(next),
-    ...(failure && {
-      error: {
-        ...failure.error,
-        since: seconds(failure.since),
-        attempts: failure.attempts,
-        next_try: seconds(failure.nextTry),
-      },
-    }),
-  };
 }

@@ -1,5 +1,5 @@
 import type { AgentStatus } from "../agent/agent.ts";
-import type { TokenStatus } from "../agent/refresher.ts";
+import type { TokenStatus } from "../agent/token-status.ts";
 import { formatDuration } from "../core/duration.ts";
 import { CODES } from "../core/errors.ts";
 import { openConfig } from "./context.ts";
@@ -48,7 +48,7 @@ async function gather(
   }
   const { published } = await import("../agent/publish.ts");
   const { FailureFile } = await import("../agent/failure-file.ts");
-  const { describeToken } = await import("../agent/refresher.ts");
+  const { describeToken } = await import("../agent/token-status.ts");
   const config = await openConfig(invocation);
   const tokens = [...config.tokens.values()].map((token) =>
     describeToken(token, {

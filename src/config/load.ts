@@ -1,11 +1,12 @@
 import { readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import * as v from "valibot";
+import type * as v from "valibot";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import type { AwsOptions } from "../sources/aws.ts";
 import type { AzureOptions } from "../sources/azure.ts";
 import type { CommandOptions } from "../sources/command.ts";
-import { parseDocument, type TomlDocument } from "./document.ts";
+import { parseDocument } from "./document.ts";
+import { Mistakes } from "./mistakes.ts";
 import { nearest } from "./nearest.ts";
 import {
   type ClientOptions,
@@ -213,59 +214,6 @@ function tables(value: unknown, path: readonly string[], mistakes: Mistakes): [s
     mistakes.add([...path, entry[0]], `must be a table: [${path.join(".")}.NAME]`);
     return false;
   });
-}
-
-/** Gathers everything that is wrong, so that one run of an editor mends it all. */
-class Mistakes {
-  readonly #file: string;
-  readonly #document: TomlDocument;
-  readonly #found: { line: number; text: string }[] = [];
-
-  constructor(file: string, document: TomlDocument) {
-    this.#file = file;
-    this.#document = document;
-  }
-
-  get any(): boolean {
-    return this.#found.length > 0;
-  }
-
-  add(path: readonly string[], problem: string): void {
-    const line = this.#document.lineOf(path);
-    const key = path.length > 0 ? `${path.join(".")}: ` : "";
-    this.#found.push({ line, text: `${this.#file}:${line}: ${key}${problem}` });
-  }
-
-  unknown(path: readonly string[], allowed: readonly string[]): void {
-    const meant = nearest(path.at(-1)!, allowed);
-    this.add(path, `unknown key; ${meant ? `did you mean "${meant}"?` : `allowed are ${allowed.join(", ")}`}`);
-  }
-
-  /** Checks `value` against `schema`; what is wrong is gathered, with the keys that `allowed` names. */
-  check<S extends v.GenericSchema>(
-    schema: S,
-    value: unknown,
-    path: readonly string[],
-    allowed: readonly string[],
-  ): v.InferOutput<S> | undefined {
-    const result = v.safeParse(schema, value);
-    if (result.success) return result.output;
-    for (const issue of result.issues) {
-      const at = [...path, ...(issue.path ?? []).map((item) => String(item.key))];
-      if (issue.type === "strict_object" && issue.expected === "never")
-        this.unknown(at, at.length === path.length + 1 ? allowed : []);
-      else this.add(at, issue.received === "undefined" ? "is missing" : issue.message);
-    }
-    return undefined;
-  }
-
-  raise(): void {
-    if (!this.any) return;
-    const lines = this.#found.sort((a, b) => a.line - b.line).map((mistake) => mistake.text);
-    throw new FreshkeyError("ERR_CONFIG_INVALID", lines.join("\n"), {
-      hint: `mend ${lines.length === 1 ? "that line" : `those ${lines.length} lines`}; what each key means: docs/configuration.md`,
-    });
-  }
 }
 
 /** The keys of an object schema, also where it is wrapped in a pipe. */
