@@ -78,6 +78,8 @@ export class Agent {
    */
   static async open(config: Config, options: AgentOptions): Promise<Agent | undefined> {
     const directory = agentDirectory(options.run);
+    // Both: whoever can write to the one above can put another in the place of the one below.
+    makePrivateDirectory(options.run);
     makePrivateDirectory(directory);
     checkSocketPath(controlSocket(options.run));
     const lock = await acquireLock(directory);

@@ -14,7 +14,8 @@ export const token: Verb = {
   details: `What a client runs before its requests; \`freshkey-token\` is the same as a shell script that answers in
 milliseconds and asks this verb only when the token is missing or stale. NAME is a token of the configuration,
 PATH a token file (anything with a slash); without either it is COPILOT_PROVIDER_API_KEY_FILE, or the only
-token there is. Nothing but the token is printed: no newline, except on a terminal.`,
+token there is. Nothing but the token is printed: no newline, except on a terminal. With --json the expiry
+(epoch seconds, 0 if unknown) and the fingerprint are printed as well.`,
   options: {
     wait: { value: "DURATION", help: "how long to wait for a fresh token (4s)" },
     "min-validity": { value: "DURATION", help: "how much life it must have left (30s; less for short-lived ones)" },
@@ -36,9 +37,13 @@ async function run(invocation: Invocation): Promise<number> {
     ...(minValidity !== undefined && { minValidity }),
     renew: (request, limits) => renewHere(invocation, path, request, limits),
   });
-  const { value, json } = await key.read();
+  const { value, json, fingerprint, expires } = await key.read();
   for (const variable of CLIENT_BASE_URLS) checkOrigin(json?.base_url ?? "", process.env[variable], variable);
-  result(process.stdout.isTTY ? `${value}\n` : value);
+  if (invocation.flag("json")) {
+    result(`${JSON.stringify({ token: value, expires: Math.floor(expires / 1000), fingerprint })}\n`);
+  } else {
+    result(process.stdout.isTTY ? `${value}\n` : value);
+  }
   return 0;
 }
 

@@ -1,5 +1,4 @@
 import { EventEmitter } from "node:events";
-import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
@@ -7,6 +6,7 @@ import { isFresh, minValidity } from "../core/policy.ts";
 import { UNKNOWN_EXPIRY } from "../core/token.ts";
 import { deadline, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
+import { unsafeDirectory } from "../os/paths.ts";
 import { readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
 import { watchToken } from "./watch.ts";
 
@@ -192,7 +192,10 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     const name = json?.name ?? basename(dirname(this.path));
     const request = { name, seen: stale?.fingerprint ?? "", reason: "expired" as const };
     try {
-      await askAgent(json?.control || usualControl(this.path), { op: "renew", ...request }, { timeout, signal });
+      const control = json?.control || usualControl(this.path);
+      // Beside a bare token there may be anybody's directory of that name.
+      if (!isSafeDirectory(dirname(control))) throw new NoAgent(`no agent on ${control}`);
+      await askAgent(control, { op: "renew", ...request }, { timeout, signal });
     } catch (error) {
       if (!(error instanceof NoAgent) || !this.#options.renew) throw error;
       await this.#options.renew(request, { timeout, signal });
@@ -201,7 +204,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
 
   #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
     const waited = `waited ${formatDuration(wait)}`;
-    const kept = current?.json !== undefined || existsSync(dirname(usualControl(this.path)));
+    const kept = current?.json !== undefined || isSafeDirectory(dirname(usualControl(this.path)));
     const hint = !kept
       ? "see to what writes that file; freshkey does not keep it"
       : failed instanceof NoAgent || failed === undefined
@@ -234,6 +237,15 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
 /** Where the agent of a token that has never been written listens: `RUN/agent`, beside `RUN/NAME`. */
 function usualControl(path: string): string {
   return join(dirname(dirname(path)), "agent", "control.sock");
+}
+
+function isSafeDirectory(path: string): boolean {
+  try {
+    return unsafeDirectory(path, undefined, { sharedIsFine: true }) === undefined;
+  } catch {
+    // ENOENT, ENOTDIR, EACCES: there is none that could be used.
+    return false;
+  }
 }
 
 function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
