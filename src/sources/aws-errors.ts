@@ -184,6 +184,14 @@ function fileError(error: unknown): FreshkeyError | undefined {
 
 /** No request failed: the credentials, or what is said about them, are not there. */
 function credentialsError(text: string, { profile }: AwsFailure): FreshkeyError {
+  if (profile.settings.credential_process) {
+    // What the SDK has to say of the output is safe; of a failure it quotes the command and all that it printed.
+    const output = /credential_process ((?:returned|did not return) [\w ]+)\./.exec(text)?.[1];
+    const code = output === undefined ? "ERR_SOURCE_FAILED" : "ERR_SOURCE_ANSWER";
+    return new FreshkeyError(code, `the credential_process of the AWS profile ${profile.name} ${output ?? "failed"}`, {
+      hint: `Run it by hand: aws configure export-credentials --profile ${profile.name}`,
+    });
+  }
   if (/any providers|Could not resolve credentials|Unable to connect to instance metadata|TimeoutError/.test(text)) {
     return new FreshkeyError("ERR_SOURCE_CONFIG", "there are no AWS credentials", {
       hint: "Name a profile with profile = … (aws configure sso makes one), or run freshkey where there is a role.",
@@ -192,11 +200,6 @@ function credentialsError(text: string, { profile }: AwsFailure): FreshkeyError 
   if (/multi-factor/.test(text)) {
     return new FreshkeyError("ERR_SOURCE_CONFIG", `the AWS profile ${profile.name} asks for an MFA code`, {
       hint: "Nobody is there to type it: use a profile of IAM Identity Center (aws configure sso), or aws login.",
-    });
-  }
-  if (profile.settings.credential_process) {
-    return new FreshkeyError("ERR_SOURCE_FAILED", `the credential_process of the AWS profile ${profile.name} failed`, {
-      hint: `Run it by hand: aws configure export-credentials --profile ${profile.name}`,
     });
   }
   return new FreshkeyError("ERR_SOURCE_FAILED", `no AWS credentials: ${mask(text, 200)}`);

@@ -220,6 +220,17 @@ describe("IAM Identity Center", () => {
     assert.match(gone.error.message, /127\.0\.0\.1 cannot be reached \(ECONNREFUSED\)/);
   });
 
+  test("an access token that has expired is renewed with the refresh token of the session", async () => {
+    const { token, error } = await mint(
+      { profile: "dev" },
+      { ...files(CONFIG), ...endpoints(), ...signedIn(-1_000, REFRESHABLE) },
+    );
+    assert.equal(error, undefined, error?.message);
+    assert.deepEqual(aws.requests, ["POST /token", "GET /federation/credentials"]);
+    assert.equal(aws.received.at(-1)?.headers["x-amz-sso_bearer_token"], "renewed-sso-access-token");
+    assert.equal(verifyBedrockKey(token!.value, aws.given.at(-1)!.secretAccessKey).valid, true);
+  });
+
   test("a role that the user does not have is refused", async () => {
     aws.answer = {
       status: 403,
