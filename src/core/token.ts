@@ -37,6 +37,9 @@ export function unpublishable(value: string): string | undefined {
   return undefined;
 }
 
+/** Epoch seconds. Later than that is nonsense, and no whole number that every reader of token.json can count with. */
+const YEAR_10000 = 253_402_300_800;
+
 /** Registered claims that freshkey looks at (RFC 7519 4.1), instants in epoch milliseconds. */
 export interface JwtTimes {
   readonly expires: number;
@@ -53,7 +56,7 @@ export function jwtTimes(value: string): JwtTimes | undefined {
   try {
     const claims = JSON.parse(Buffer.from(payload, "base64url").toString("utf8")) as Record<string, unknown>;
     const seconds = (claim: unknown) =>
-      typeof claim === "number" && Number.isFinite(claim) && claim > 0 ? Math.floor(claim * 1000) : undefined;
+      typeof claim === "number" && claim > 0 && claim < YEAR_10000 ? Math.floor(claim * 1000) : undefined;
     const expires = seconds(claims.exp);
     return expires === undefined ? undefined : { expires, issued: seconds(claims.iat) };
   } catch {

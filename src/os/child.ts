@@ -5,6 +5,8 @@ export interface ChildOptions {
   readonly cwd?: string | undefined;
   /** Written to the child's stdin, which then stays open until the child ends: its end is the sign to give up. */
   readonly input?: string | undefined;
+  /** Close stdin after the input, for a program that reads to the end before it does anything. */
+  readonly endInput?: boolean;
   /** Read the answer from this descriptor instead of stdout: what a library prints by the way cannot spoil it. */
   readonly answerOn?: 1 | 3;
   /** Milliseconds until the child and all its children are killed. */
@@ -73,6 +75,7 @@ export function runChild(file: string, args: readonly string[], options: ChildOp
     });
     child.stdin?.on("error", () => undefined);
     child.stdin?.write(options.input ?? "");
+    if (options.endInput) child.stdin?.end();
 
     const settle = () => {
       clearTimeout(timer);

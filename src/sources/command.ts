@@ -1,53 +1,90 @@
+import { statSync } from "node:fs";
 import * as v from "valibot";
 import { formatDuration } from "../core/duration.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { mask } from "../core/mask.ts";
-import { jwtTimes, type Token, UNKNOWN_EXPIRY, unpublishable } from "../core/token.ts";
-import { runChild } from "../os/child.ts";
-import type { Mint } from "./source.ts";
+import { type ChildResult, runChild } from "../os/child.ts";
+import { BadAnswer } from "./formats/answer.ts";
+import { gitQuestion } from "./formats/git.ts";
+import { KUBERNETES_EXEC_INFO } from "./formats/kubernetes.ts";
+import { FORMATS, parseToken } from "./formats/parse.ts";
+import { readSecret, secretReference } from "./secret.ts";
+import type { Mint, MintRequest } from "./source.ts";
+
+const field = (example: string) => {
+  const message = `must be a field's name, a way to it such as "${example}", or a JSON pointer such as "/${example.replace(".", "/")}"`;
+  return v.optional(v.pipe(v.string(message), v.nonEmpty(message)));
+};
 
 /** Keys of `[tokens.NAME]` with `source = "command"`. */
-export const commandOptions = v.strictObject({
-  command: v.union(
-    [v.pipe(v.array(v.pipe(v.string(), v.minLength(1))), v.minLength(1)), v.pipe(v.string(), v.minLength(1))],
-    'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true',
-  ),
-  shell: v.optional(v.boolean("must be true or false"), false),
-  format: v.optional(v.picklist(["auto", "raw", "json"], 'must be "auto", "raw" or "json"'), "auto"),
-});
+export const commandOptions = v.pipe(
+  v.strictObject({
+    command: v.union(
+      [v.pipe(v.array(v.pipe(v.string(), v.minLength(1))), v.minLength(1)), v.pipe(v.string(), v.minLength(1))],
+      'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true',
+    ),
+    shell: v.optional(v.boolean("must be true or false"), false),
+    format: v.optional(v.picklist(FORMATS, `must be ${FORMATS.map((name) => `"${name}"`).join(", ")}`), "auto"),
+    token_field: field("auth.client_token"),
+    expiry_field: field("auth.expires_at"),
+    url: v.optional(v.pipe(v.string("must be a URL"), v.nonEmpty("must be a URL"))),
+    env: v.optional(
+      v.record(v.pipe(v.string(), v.regex(/^[A-Za-z_]\w*$/, "must be a variable's name")), secretReference),
+    ),
+    cwd: v.optional(v.pipe(v.string("must be a path"), v.startsWith("/", "must be an absolute path"))),
+  }),
+  v.rawCheck(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    const input = dataset.value;
+    const complain = (key: keyof typeof input, message: string) =>
+      addIssue({ message, path: [{ type: "object", origin: "value", input, key, value: input[key] }] });
+    const { format, url } = input;
+    for (const key of ["token_field", "expiry_field"] as const) {
+      if (input[key] !== undefined && format !== "json" && format !== "auto") {
+        complain(key, `has no meaning for format = "${format}"; it goes with "json"`);
+      }
+    }
+    const asks = format === "git-credential" || format === "docker-credential";
+    if (asks && url === undefined) complain("url", `is needed for format = "${format}": whose credential it is to be`);
+    if (!asks && url !== undefined) complain("url", `has no meaning for format = "${format}"`);
+    if (format === "git-credential" && url !== undefined && !isGitUrl(url)) {
+      complain("url", 'must be a URL, such as "https://git.example.com/team/repository"');
+    }
+  }),
+);
 export type CommandOptions = v.InferOutput<typeof commandOptions>;
+
+/** One that cannot smuggle another line into the question to the helper. */
+function isGitUrl(text: string): boolean {
+  try {
+    return !/[\0\r\n]/.test(decodeURIComponent(text)) && new URL(text).host !== "";
+  } catch {
+    return false;
+  }
+}
 
 /** Far above any token with what a program prints around it. */
 const MOST_OUTPUT = 256 * 1024;
 
-/** Runs a program and takes the token that it prints: alone (`raw`), or in the JSON that `az` and its like print. */
+/** Runs a program and takes the token out of what it prints. */
 export const mintCommand: Mint<CommandOptions> = async (options, request) => {
   const [file, args] = invocation(options);
-  const result = await runChild(file, args, { ...request, limit: MOST_OUTPUT }).catch((error) => {
-    throw cannotStart(file, error);
+  const env = await environment(options);
+  const { cwd } = options;
+  checkDirectory(cwd);
+  const asked = Date.now();
+  const limits = { timeout: request.timeout, signal: request.signal, limit: MOST_OUTPUT };
+  const result = await runChild(file, args, { ...limits, env, cwd, ...question(options) }).catch((error) => {
+    throw cannotStart(file, env, error);
   });
-  const words = mask(result.stderr);
-  const detail = words && `: ${words}`;
-  if (result.ended === "timeout") {
-    throw new FreshkeyError(
-      "ERR_SOURCE_TIMEOUT",
-      `${file} did not end within ${formatDuration(request.timeout)}${detail}`,
-      {
-        hint: "run it in a terminal to see what it waits for; a program that needs longer needs a larger `timeout`",
-      },
-    );
+  checkEnd(result, file, options, request);
+  try {
+    const fields = { token: options.token_field, expiry: options.expiry_field };
+    return parseToken(result.answer, options.format, asked, fields);
+  } catch (error) {
+    if (error instanceof BadAnswer) throw unusable(file, error.message);
+    throw error;
   }
-  if (result.ended === "abort") throw new FreshkeyError("ERR_SOURCE_FAILED", `${file} was ended`);
-  if (result.ended === "limit") throw unusable(file, `more than ${MOST_OUTPUT / 1024} KiB of output`);
-  if (result.code !== 0) {
-    const how = result.killed ? `was ended by ${result.killed}` : `ended with exit code ${result.code}`;
-    // A shell's own codes for a program that is not there, or cannot be run.
-    if (options.shell && (result.code === 127 || result.code === 126)) throw missing(words || file);
-    throw new FreshkeyError("ERR_SOURCE_FAILED", `${file} ${how}${detail}`, {
-      hint: "run the command of this token in a terminal; it must work there without asking anything",
-    });
-  }
-  return parseOutput(result.answer, options.format, file);
 };
 
 function invocation(options: CommandOptions): [string, string[]] {
@@ -57,53 +94,57 @@ function invocation(options: CommandOptions): [string, string[]] {
   return [command[0]!, command.slice(1)];
 }
 
-/**
- * The token in what a program printed. `auto` takes an answer that begins with a brace for JSON.
- *
- * @throws FreshkeyError `ERR_SOURCE_ANSWER` that says what is wrong with it, never what it is.
- */
-export function parseOutput(output: string, format: CommandOptions["format"], program: string): Token {
-  const text = output.trim();
-  if (text === "") throw unusable(program, "nothing");
-  const asJson = format === "json" || (format === "auto" && text.startsWith("{"));
-  const token = asJson ? parseJson(text, program) : { value: text, expires: jwtTimes(text)?.expires ?? UNKNOWN_EXPIRY };
-  const problem = unpublishable(token.value);
-  if (problem) throw unusable(program, `what is not a token: ${problem}`);
-  return token;
+/** Nobody is there to answer a question, neither on a terminal nor in a window. */
+const UNATTENDED: Partial<Record<CommandOptions["format"], Readonly<Record<string, string>>>> = {
+  "kubernetes-exec": { KUBERNETES_EXEC_INFO },
+  "git-credential": { GIT_TERMINAL_PROMPT: "0", GIT_ASKPASS: "", GCM_INTERACTIVE: "never" },
+};
+
+async function environment({ env = {}, format }: CommandOptions): Promise<NodeJS.ProcessEnv> {
+  const own = Object.entries(env).map(async ([name, value]) => [name, await readSecret(value)] as const);
+  return { ...process.env, ...UNATTENDED[format], ...Object.fromEntries(await Promise.all(own)) };
 }
 
-/** Where `az account get-access-token`, OAuth token endpoints (RFC 6749 5.1) and most helpers put the token. */
-const TOKEN_FIELDS = ["accessToken", "access_token", "token", "id_token"];
+/** What a credential helper is asked on stdin. It reads to the end before it answers. */
+function question({ format, url }: CommandOptions): { input?: string; endInput?: boolean } {
+  if (format === "git-credential") return { input: gitQuestion(url!), endInput: true };
+  if (format === "docker-credential") return { input: `${url}\n`, endInput: true };
+  return {};
+}
 
-function parseJson(text: string, program: string): Token {
-  let json: Record<string, unknown>;
-  try {
-    json = JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw unusable(program, "what is not JSON", error);
+/** Otherwise a missing directory looks like a missing program. */
+function checkDirectory(cwd: string | undefined): void {
+  if (cwd === undefined || statSync(cwd, { throwIfNoEntry: false })?.isDirectory()) return;
+  throw new FreshkeyError("ERR_SOURCE_CONFIG", `there is no directory ${cwd} to run the command in`, {
+    hint: "make it, or change `cwd`",
+  });
+}
+
+/** @throws FreshkeyError if the program did not end well. */
+function checkEnd(result: ChildResult, file: string, options: CommandOptions, { timeout }: MintRequest): void {
+  // A docker-credential helper says on stdout what is wrong, once it has failed.
+  const said = result.stderr.trim() || (options.format === "docker-credential" ? result.answer : "");
+  const words = mask(said);
+  const detail = words && `: ${words}`;
+  if (result.ended === "timeout") {
+    throw new FreshkeyError("ERR_SOURCE_TIMEOUT", `${file} did not end within ${formatDuration(timeout)}${detail}`, {
+      hint: "run it in a terminal to see what it waits for; a program that needs longer needs a larger `timeout`",
+    });
   }
-  const field = TOKEN_FIELDS.find((name) => typeof json?.[name] === "string");
-  if (field === undefined) throw unusable(program, `JSON without any of the fields ${TOKEN_FIELDS.join(", ")}`);
-  const value = json[field] as string;
-  return { value, expires: jsonExpiry(json) ?? jwtTimes(value)?.expires ?? UNKNOWN_EXPIRY };
+  if (result.ended === "abort") throw new FreshkeyError("ERR_SOURCE_FAILED", `${file} was ended`);
+  if (result.ended === "limit") throw unusable(file, `more than ${MOST_OUTPUT / 1024} KiB of output`);
+  if (result.code === 0) return;
+  // A shell's own codes for a program that is not there, or cannot be run.
+  if (options.shell && (result.code === 127 || result.code === 126)) throw missing(words || file);
+  const how = result.killed ? `was ended by ${result.killed}` : `ended with exit code ${result.code}`;
+  throw new FreshkeyError("ERR_SOURCE_FAILED", `${file} ${how}${detail}`, {
+    hint: "run the command of this token in a terminal; it must work there without asking anything",
+  });
 }
 
-/** `expires_on` (epoch seconds) before `expiresOn`, which old versions of `az` give in local time without saying so. */
-function jsonExpiry(json: Record<string, unknown>): number | undefined {
-  const seconds = Number(json.expires_on ?? Number.NaN);
-  if (Number.isFinite(seconds)) return Math.floor(seconds * 1000);
-  const within = Number(json.expires_in ?? Number.NaN);
-  if (Number.isFinite(within)) return Math.floor(Date.now() + within * 1000);
-  for (const field of ["expiresOn", "expires_at", "expiration", "Expiration", "expiry"]) {
-    const stated = json[field];
-    const instant = typeof stated === "string" ? Date.parse(stated.replace(" ", "T")) : Number.NaN;
-    if (Number.isFinite(instant)) return instant;
-  }
-  return undefined;
-}
-
-function cannotStart(file: string, error: unknown): FreshkeyError {
+function cannotStart(file: string, env: NodeJS.ProcessEnv, error: unknown): FreshkeyError {
   const code = errno(error);
+  if (code === "ENOENT" && !file.includes("/")) return missing(`${file} is not in PATH=${env.PATH ?? ""}`, error);
   if (code === "ENOENT" || code === "EACCES" || code === "ENOTDIR") return missing(`${file}: ${code}`, error);
   return new FreshkeyError("ERR_SOURCE_FAILED", `${file} cannot be started: ${code}`, { cause: error });
 }
@@ -115,9 +156,8 @@ function missing(what: string, cause?: unknown): FreshkeyError {
   });
 }
 
-function unusable(program: string, what: string, cause?: unknown): FreshkeyError {
+function unusable(program: string, what: string): FreshkeyError {
   return new FreshkeyError("ERR_SOURCE_ANSWER", `${program} printed ${what}`, {
-    hint: "run the command in a terminal: it must print one token, or JSON with the token in it, and nothing else",
-    cause,
+    hint: "run the command in a terminal: it must print one token in the form that `format` names, and nothing else",
   });
 }
