@@ -7,6 +7,7 @@ import type { ControlRequest } from "../os/control-client.ts";
 import { acquireLock, checkSocketPath, type Lock } from "../os/lock.ts";
 import type { Log } from "../os/log.ts";
 import { makePrivateDirectory } from "../os/paths.ts";
+import { fileStamp } from "../sources/file.ts";
 import { type ControlServer, serveControl } from "./control-server.ts";
 import { FailureFile } from "./failure-file.ts";
 import { mint } from "./mint.ts";
@@ -187,6 +188,7 @@ export class Agent {
       schedule: await openSchedule(config),
       control: controlSocket(run),
       wake: () => this.#schedule(),
+      sourceStamp: config.source === "file" ? () => fileStamp(config.options.path) : undefined,
     };
   }
 

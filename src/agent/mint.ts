@@ -6,6 +6,7 @@ import { mask } from "../core/mask.ts";
 import { type Token, UNKNOWN_EXPIRY, unpublishable } from "../core/token.ts";
 import { runChild } from "../os/child.ts";
 import { mintCommand } from "../sources/command.ts";
+import { mintFile } from "../sources/file.ts";
 import type { MintAnswer, MintRequest } from "../sources/source.ts";
 
 /** The program of the mint process: beside this file's folder, compiled or not. */
@@ -25,16 +26,30 @@ export async function mint(
   request: Pick<MintRequest, "claims" | "signal"> & { now: number },
 ): Promise<Token> {
   const full: MintRequest = { name: config.name, timeout: config.timeout, ...request };
-  const token = config.source === "command" ? await mintCommand(config.options, full) : await mintApart(config, full);
+  const token = await mintFrom(config, full);
   const problem = unpublishable(token.value);
   if (problem) throw new FreshkeyError("ERR_SOURCE_ANSWER", `the source's answer is not a token: ${problem}`);
   if (token.expires !== UNKNOWN_EXPIRY && token.expires <= request.now) {
     const ago = formatDuration(request.now - token.expires);
-    throw new FreshkeyError("ERR_SOURCE_ANSWER", `the source handed out a token that expired ${ago} ago`, {
-      hint: "compare this machine's clock with the source's; a command must not print an old token from a cache",
+    throw new FreshkeyError("ERR_SOURCE_ANSWER", `${nameOf(config)} a token that expired ${ago} ago`, {
+      hint:
+        config.source === "file"
+          ? "see to what writes that file: it has not put a new token there in time"
+          : "compare this machine's clock with the source's; a command must not print an old token from a cache",
     });
   }
   return token;
+}
+
+/** A program is a process of its own already, and a file needs none. */
+function mintFrom(config: TokenConfig, request: MintRequest): Promise<Token> {
+  if (config.source === "command") return mintCommand(config.options, request);
+  if (config.source === "file") return mintFile(config.options, request);
+  return mintApart(config, request);
+}
+
+function nameOf(config: TokenConfig): string {
+  return config.source === "file" ? `${config.options.path} holds` : "the source handed out";
 }
 
 async function mintApart(config: TokenConfig, request: MintRequest): Promise<Token> {

@@ -28,6 +28,8 @@ export interface RefresherTools {
   readonly control: string;
   /** Called when `nextDue` may have become earlier. */
   readonly wake: () => void;
+  /** Tells whether the source has another token to give, where one look can. Asked at every tick. */
+  readonly sourceStamp?: (() => string | undefined) | undefined;
 }
 
 type Request = Omit<RenewRequest, "op" | "name" | "reason"> & { reason: RenewReason | "scheduled" };
@@ -54,6 +56,7 @@ export class Refresher {
   #lastLook: number;
   #lastTouch: number;
   #stamp: string | undefined;
+  #sourceStamp: string | undefined;
 
   constructor(config: TokenConfig, tools: RefresherTools) {
     this.config = config;
@@ -80,16 +83,21 @@ export class Refresher {
       touch(this.config, now);
       this.#stamp = stampOf(this.config.path);
     }
-    if (now >= this.nextDue) this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
+    // Back-off is for a source that is asked in vain: this one has something new.
+    if (!this.#minting && this.#sourceHasChanged())
+      this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
+    else if (now >= this.nextDue) this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
   }
 
   /** Renews if the token is due, as cron's `freshkey renew` wants it. */
   async renewIfDue(): Promise<RenewAnswer> {
     const found = published(this.config);
-    if (found?.matches && isFresh(found, this.#tools.clock.now()) && this.#tools.clock.now() < this.#nextRenewal) {
+    const changed = this.#sourceHasChanged();
+    const now = this.#tools.clock.now();
+    if (found?.matches && isFresh(found, now) && now < this.#nextRenewal && !changed) {
       return answerOf("already-renewed", found);
     }
-    this.#refuseDuringBackoff("expired");
+    if (!changed) this.#refuseDuringBackoff("expired");
     return this.#mint({ seen: "", reason: "scheduled" });
   }
 
@@ -251,6 +259,15 @@ export class Refresher {
       "the token file was removed or changed by somebody else; renewing",
     );
     this.#nextRenewal = now;
+  }
+
+  /** Also at the first look: nobody knows what has been put there since the published token was. */
+  #sourceHasChanged(): boolean {
+    const stamp = this.#tools.sourceStamp?.();
+    // What is gone for a moment, while it is replaced, is no news.
+    if (stamp === undefined || stamp === this.#sourceStamp) return false;
+    this.#sourceStamp = stamp;
+    return true;
   }
 
   #plan(token: { minted: number; expires: number; renewAt?: number }, first: boolean): number {

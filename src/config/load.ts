@@ -5,6 +5,7 @@ import { errno, FreshkeyError } from "../core/errors.ts";
 import type { AwsOptions } from "../sources/aws.ts";
 import type { AzureOptions } from "../sources/azure.ts";
 import type { CommandOptions } from "../sources/command.ts";
+import type { FileOptions } from "../sources/file.ts";
 import { parseDocument } from "./document.ts";
 import { Mistakes } from "./mistakes.ts";
 import { nearest } from "./nearest.ts";
@@ -22,7 +23,8 @@ import {
 export type SourceConfig =
   | { readonly source: "azure"; readonly options: AzureOptions }
   | { readonly source: "aws"; readonly options: AwsOptions }
-  | { readonly source: "command"; readonly options: CommandOptions };
+  | { readonly source: "command"; readonly options: CommandOptions }
+  | { readonly source: "file"; readonly options: FileOptions };
 
 /** One token, ready for use: durations in milliseconds, defaults filled in. */
 export type TokenConfig = SourceConfig & {
@@ -84,6 +86,13 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
     if (token) tokens.set(name, token);
   }
   for (const client of clients.values()) {
+    const token = tokens.get(client.token);
+    if (token?.source === "command" && token.options.format === "aws-credential-process") {
+      mistakes.add(
+        ["clients", client.name, "token"],
+        `"${client.token}" is a whole set of AWS credentials: no gateway may see their secret`,
+      );
+    }
     if (isTable(tokenTables) && client.token in tokenTables) continue;
     const meant = nearest(client.token, Object.keys(isTable(tokenTables) ? tokenTables : {}));
     mistakes.add(
@@ -155,6 +164,10 @@ async function checkToken(
   const options = mistakes.check(schema as v.GenericSchema, own, path, allowed);
   checkLiteralSecrets(own, path, around);
   if (!common || !options) return undefined;
+  const tokenPath = common.file ?? usualTokenPath(around.run, name);
+  if (source === "file" && (options as FileOptions).path === tokenPath) {
+    mistakes.add([...path, "path"], "is where this token itself is put: name the file that something else writes");
+  }
   if (common.cron !== undefined) await checkCron(common.cron, path, mistakes);
 
   const users = around.clients.filter((client) => client.token === name);
@@ -162,7 +175,7 @@ async function checkToken(
   return {
     ...({ source, options } as SourceConfig),
     name,
-    path: common.file ?? usualTokenPath(around.run, name),
+    path: tokenPath,
     ownDirectory: common.file === undefined,
     mode: common.mode,
     group: common.group,
@@ -191,16 +204,24 @@ async function checkCron(expression: string, path: readonly string[], mistakes: 
 
 /** Options whose value is a credential. */
 const SECRET_KEYS = ["client_secret"];
+/** Variables of a command whose value is one, as far as their names tell. */
+const SECRET_VARIABLE = /TOKEN|SECRET|PASSW|KEY|CREDENTIAL/i;
 
 function checkLiteralSecrets(
   table: Record<string, unknown>,
   path: readonly string[],
   { mistakes, file }: Surrounding,
 ): void {
-  const literal = SECRET_KEYS.find((key) => typeof table[key] === "string");
+  const values: (readonly [readonly string[], unknown])[] = [
+    ...SECRET_KEYS.map((key) => [[key], table[key]] as const),
+    ...Object.entries(isTable(table.env) ? table.env : {})
+      .filter(([name]) => SECRET_VARIABLE.test(name))
+      .map(([name, value]) => [["env", name], value] as const),
+  ];
+  const [literal] = values.find(([, value]) => typeof value === "string") ?? [];
   if (literal === undefined || (statSync(file).mode & 0o077) === 0) return;
   mistakes.add(
-    [...path, literal],
+    [...path, ...literal],
     `a secret may stand here only if nobody else can read the file: chmod 600 ${file}; or say { file = "…" }, { env = "…" } or { command = […] }`,
   );
 }

@@ -4,6 +4,7 @@ import { DURATION_FORM, parseDuration } from "../core/duration.ts";
 import { awsOptions } from "../sources/aws.ts";
 import { azureOptions } from "../sources/azure.ts";
 import { commandOptions } from "../sources/command.ts";
+import { fileOptions } from "../sources/file.ts";
 
 /** Longer than this, setTimeout and common sense overflow. */
 const LONGEST = 366 * 24 * 3_600_000;
@@ -67,7 +68,12 @@ function isTimezone(name: string): boolean {
 }
 
 /** Keys of `[tokens.NAME]` by its `source`. */
-export const sourceOptions = { azure: azureOptions, aws: awsOptions, command: commandOptions } as const;
+export const sourceOptions = {
+  azure: azureOptions,
+  aws: awsOptions,
+  command: commandOptions,
+  file: fileOptions,
+} as const;
 export type SourceName = keyof typeof sourceOptions;
 
 /** Keys of every `[clients.NAME]`. */

@@ -5,7 +5,7 @@ import { errno, FreshkeyError } from "../core/errors.ts";
 import { mask } from "../core/mask.ts";
 import { type ChildResult, runChild } from "../os/child.ts";
 import { BadAnswer } from "./formats/answer.ts";
-import { gitQuestion } from "./formats/git.ts";
+import { gitQuestion, isGitUrl } from "./formats/git.ts";
 import { KUBERNETES_EXEC_INFO } from "./formats/kubernetes.ts";
 import { FORMATS, parseToken } from "./formats/parse.ts";
 import { readSecret, secretReference } from "./secret.ts";
@@ -53,15 +53,6 @@ export const commandOptions = v.pipe(
   }),
 );
 export type CommandOptions = v.InferOutput<typeof commandOptions>;
-
-/** One that cannot smuggle another line into the question to the helper. */
-function isGitUrl(text: string): boolean {
-  try {
-    return !/[\0\r\n]/.test(decodeURIComponent(text)) && new URL(text).host !== "";
-  } catch {
-    return false;
-  }
-}
 
 /** Far above any token with what a program prints around it. */
 const MOST_OUTPUT = 256 * 1024;

@@ -9,7 +9,7 @@ import { unpublishable } from "../../src/core/token.ts";
 import { BadAnswer } from "../../src/sources/formats/answer.ts";
 import { formatAwsCredentials, parseAwsCredentials } from "../../src/sources/formats/aws.ts";
 import { formatDockerCredential } from "../../src/sources/formats/docker.ts";
-import { formatGitCredential, gitQuestion, parseAttributes } from "../../src/sources/formats/git.ts";
+import { formatGitCredential, gitQuestion, isGitUrl, parseAttributes } from "../../src/sources/formats/git.ts";
 import type { Fields } from "../../src/sources/formats/json.ts";
 import { formatExecCredential } from "../../src/sources/formats/kubernetes.ts";
 import { FORMATS, parseToken } from "../../src/sources/formats/parse.ts";
@@ -215,6 +215,7 @@ describe("the helper's side", () => {
     holds(
       t,
       fc.property(fc.webUrl({ withQueryParameters: true, withFragments: true }), (url) => {
+        fc.pre(isGitUrl(url));
         const lines = gitQuestion(url).split("\n");
         assert.deepEqual(lines.slice(-2), ["", ""]);
         assert.match(lines[0]!, /^protocol=https?$/);

@@ -5,7 +5,7 @@ import { UNKNOWN_EXPIRY } from "../../src/core/token.ts";
 import { BadAnswer } from "../../src/sources/formats/answer.ts";
 import { formatAwsCredentials } from "../../src/sources/formats/aws.ts";
 import { formatDockerCredential } from "../../src/sources/formats/docker.ts";
-import { formatGitCredential, gitQuestion } from "../../src/sources/formats/git.ts";
+import { formatGitCredential, gitQuestion, isGitUrl } from "../../src/sources/formats/git.ts";
 import type { Fields } from "../../src/sources/formats/json.ts";
 import { formatExecCredential } from "../../src/sources/formats/kubernetes.ts";
 import { FORMATS, type Format, parseToken } from "../../src/sources/formats/parse.ts";
@@ -243,5 +243,8 @@ describe("freshkey as a helper", () => {
       gitQuestion("https://me@git.example.com:8443/team/a%20b.git"),
       "protocol=https\nhost=git.example.com:8443\npath=team/a b.git\nusername=me\n\n",
     );
+    for (const url of ["https://git.example.com/a%0Ahost=evil", "https://git.example.com/%", "git.example.com"]) {
+      assert.ok(!isGitUrl(url), url);
+    }
   });
 });

@@ -34,7 +34,16 @@ export function parseGitCredential(text: string): Token {
   return tokenOf(value, epochSeconds(attributes.get("password_expiry_utc"), "a password_expiry_utc"));
 }
 
-/** What a helper is asked with on stdin for the credential of `url`. */
+/** Whether `text` is a URL that git can ask for, and that cannot smuggle another line into the question to the helper. */
+export function isGitUrl(text: string): boolean {
+  try {
+    return !/[\0\r\n]/.test(decodeURIComponent(text)) && new URL(text).host !== "";
+  } catch {
+    return false;
+  }
+}
+
+/** What a helper is asked with on stdin for the credential of `url`, which `isGitUrl` has found good. */
 export function gitQuestion(url: string): string {
   const { protocol, host, pathname, username } = new URL(url);
   const path = decodeURIComponent(pathname.slice(1));
