@@ -11,10 +11,9 @@ export const CLIENT_BASE_URLS = ["COPILOT_PROVIDER_BASE_URL", "ANTHROPIC_BASE_UR
  * @throws FreshkeyError `ERR_ORIGIN`.
  */
 export function checkOrigin(configured: string, actual: string | undefined, variable: string): void {
+  if (!actual || isForOrigin(configured, actual)) return;
   const allowed = configured.split(" ").filter(Boolean);
-  if (!actual || allowed.length === 0) return;
   const origin = originOf(actual);
-  if (allowed.some((url) => originOf(url) === origin)) return;
   // The origin alone: a URL may have a password in it.
   throw new FreshkeyError(
     "ERR_ORIGIN",
@@ -23,6 +22,13 @@ export function checkOrigin(configured: string, actual: string | undefined, vari
       hint: `unset ${variable} (a project's .env may have set it), or change base_url in freshkey's configuration`,
     },
   );
+}
+
+/** Whether `url` has the origin of one of the URLs in `configured`. Where none is configured, there is nothing to compare. */
+export function isForOrigin(configured: string, url: string): boolean {
+  const allowed = configured.split(" ").filter(Boolean);
+  const origin = originOf(url);
+  return allowed.length === 0 || allowed.some((one) => originOf(one) === origin);
 }
 
 function originOf(url: string): string | undefined {
