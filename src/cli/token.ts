@@ -27,8 +27,10 @@ import {
 import { result } from "./output.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
-/** Milliseconds: what the reader waits for a token, and so long git and docker are waited for. */
-const USUAL_WAIT = 4_000;
+/** Milliseconds. Unlike coding clients, aws, kubectl, git and docker have all the time that a source may take. */
+const HELPER_WAIT = 30_000;
+/** Milliseconds for git and docker to say what they want, and for git to be kept by what it says by the way. */
+const SHORT_WAIT = 4_000;
 
 export const token: Verb = {
   usage: "token [NAME|PATH]",
@@ -44,7 +46,7 @@ kubectl, a helper of git or docker. The last two put get, store or erase behind 
 stdin; a token that has a base_url in the configuration is given to them for that origin only. Nothing is
 stored; a token that git has erased, because the server refused it, is renewed.`,
   options: {
-    wait: { value: "DURATION", help: "how long to wait for a fresh token (4s)" },
+    wait: { value: "DURATION", help: "how long to wait for a fresh token (4s; as a helper of another program 30s)" },
     format: { value: "FORMAT", help: HELPER_FORMATS.join(", ") },
     username: { value: "NAME", help: `for git and docker: the user's name beside the token (${USUAL_USERNAME})` },
     "min-validity": { value: "DURATION", help: "how much life it must have left (30s; less for short-lived ones)" },
@@ -65,7 +67,8 @@ async function run(invocation: Invocation): Promise<number> {
   const format = formatOf(invocation);
   const { target, operation } = operandsOf(invocation, format);
   if (takesOperation(format)) return help(invocation, target, format!, operation);
-  const token = await readToken(invocation, await tokenPath(invocation, target));
+  const path = await tokenPath(invocation, target);
+  const token = await readToken(invocation, path, format === "json" ? undefined : format);
   if (format) result(formatToken(token, { format, operation, input: "", username: "" }));
   else if (invocation.flag("json")) result(formatJson(token));
   else result(process.stdout.isTTY ? `${token.value}\n` : token.value);
@@ -105,14 +108,14 @@ async function help(
   format: HelperFormat,
   operation: string,
 ): Promise<number> {
-  const wait = invocation.duration("wait") ?? USUAL_WAIT;
+  const wait = Math.min(invocation.duration("wait") ?? SHORT_WAIT, SHORT_WAIT);
   const input = await readInput(wait);
   const question: Question = { format, operation, input, username: invocation.text("username") ?? USUAL_USERNAME };
   if (operation === "list" && format === "docker-credential") result("{}\n");
   if (operation === "erase" && format === "git-credential") await reject(invocation, target, input, wait);
   if (operation !== "get") return 0;
   try {
-    const token = await readToken(invocation, await tokenPath(invocation, target));
+    const token = await readToken(invocation, await tokenPath(invocation, target), format);
     if (mayGoTo(serverOf(question), token)) {
       result(formatToken(token, question));
       return 0;
@@ -148,9 +151,9 @@ async function reject(
   }
 }
 
-async function readToken(invocation: Invocation, path: string): Promise<TokenFile> {
+async function readToken(invocation: Invocation, path: string, helper?: HelperFormat): Promise<TokenFile> {
   const minValidity = invocation.duration("min-validity");
-  const wait = invocation.duration("wait");
+  const wait = invocation.duration("wait") ?? (helper && HELPER_WAIT);
   const key = openKeyFile(path, {
     ...(wait !== undefined && { wait }),
     ...(minValidity !== undefined && { minValidity }),

@@ -38,7 +38,7 @@ export type FileOptions = v.InferOutput<typeof fileOptions>;
 /** A token has 64 KiB at most; a JSON file may hold more than one. */
 const MOST = 1024 * 1024;
 /** A file that was written a moment ago, and not replaced, may be half written. */
-const SETTLED = 100;
+const SETTLED = 300;
 const HINT = "see to what writes that file; it must hold one token, or JSON with `pointer` to it";
 
 /** Takes the token that something else keeps fresh in a file: alone, or in a JSON document. */

@@ -58,9 +58,9 @@ describe("a file that something else keeps", () => {
     const next = `new-${"x".repeat(40)}-token`;
     const seen = new Set<string>();
     // Longer than the agent waits between two looks, so that it looks at half a token.
-    for (let i = 0; i < 75; i++) {
+    for (let i = 0; i < 150; i++) {
       writeFileSync(path, next.slice(0, 4 + (i % 40)));
-      await pause(40);
+      await pause(20);
       seen.add(published(box));
     }
     writeFileSync(path, `${next}\n`);
