@@ -11,6 +11,10 @@ import { FORMATS, parseToken } from "./formats/parse.ts";
 import { readSecret, secretReference } from "./secret.ts";
 import type { Mint, MintRequest } from "./source.ts";
 
+const COMMAND_FORM =
+  'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true';
+const word = v.pipe(v.string(), v.minLength(1, COMMAND_FORM));
+
 const field = (example: string) => {
   const message = `must be a field's name, a way to it such as "${example}", or a JSON pointer such as "/${example.replace(".", "/")}"`;
   return v.optional(v.pipe(v.string(message), v.nonEmpty(message)));
@@ -19,10 +23,7 @@ const field = (example: string) => {
 /** Keys of `[tokens.NAME]` with `source = "command"`. */
 export const commandOptions = v.pipe(
   v.strictObject({
-    command: v.union(
-      [v.pipe(v.array(v.pipe(v.string(), v.minLength(1))), v.minLength(1)), v.pipe(v.string(), v.minLength(1))],
-      'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true',
-    ),
+    command: v.union([v.pipe(v.array(word), v.minLength(1, COMMAND_FORM)), word], COMMAND_FORM),
     shell: v.optional(v.boolean("must be true or false"), false),
     format: v.optional(v.picklist(FORMATS, `must be ${FORMATS.map((name) => `"${name}"`).join(", ")}`), "auto"),
     token_field: field("auth.client_token"),
