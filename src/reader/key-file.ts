@@ -4,7 +4,7 @@ import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
 import { isFresh, minValidity } from "../core/policy.ts";
 import { UNKNOWN_EXPIRY } from "../core/token.ts";
-import { deadline, sleep } from "../os/clock.ts";
+import { abortable, deadline, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
 import { unsafeDirectory } from "../os/paths.ts";
 import { readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
@@ -246,13 +246,4 @@ function isSafeDirectory(path: string): boolean {
     // ENOENT, ENOTDIR, EACCES: there is none that could be used.
     return false;
   }
-}
-
-function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise;
-  return new Promise((resolvePromise, reject) => {
-    const abort = () => reject(signal.reason);
-    signal.addEventListener("abort", abort, { once: true });
-    promise.then(resolvePromise, reject).finally(() => signal.removeEventListener("abort", abort));
-  });
 }
