@@ -3,7 +3,6 @@ import { basename, dirname, join, resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
 import { isFresh, minValidity } from "../core/policy.ts";
-import { UNKNOWN_EXPIRY } from "../core/token.ts";
 import { abortable, deadline, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
 import { unsafeDirectory } from "../os/paths.ts";
@@ -40,6 +39,8 @@ const MISMATCH_PAUSE = 5;
 const MISMATCH_LOOKS = 20;
 /** While waiting the file is looked at this often even if no event arrives. */
 const LOOK_EVERY = 200;
+/** How long whoever was asked has to say why it gave up. */
+const LAST_WORDS = 100;
 
 /**
  * Opens the key file at `path` (default: `COPILOT_PROVIDER_API_KEY_FILE`) for reading before every request.
@@ -165,7 +166,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     // Whoever keeps the file may write it any time: that ends the wait as well as the agent's answer does.
     const asked = this.#ask(stale, wait, signal)
       .catch((error) => {
-        failed = error ?? new Error("aborted");
+        failed = error;
       })
       .finally(() => {
         answered = true;
@@ -175,8 +176,10 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
         const current = await this.#current();
         if (current && this.#isFresh(current)) return current;
         if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
+        // Whoever was asked gives up on the same signal, and may say more than that the time is over.
+        if (signal.aborted) await Promise.race([asked, sleep(LAST_WORDS)]);
+        if (failed !== undefined && failed !== signal.reason && !(failed instanceof NoAgent)) throw failed;
         if (signal.aborted) throw this.#nothing(current, wait, failed);
-        if (failed !== undefined && !(failed instanceof NoAgent)) throw failed;
         const pause = sleep(LOOK_EVERY, signal).catch(() => undefined);
         await Promise.race(answered ? [pause] : [pause, asked]);
       }
@@ -202,35 +205,24 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     }
   }
 
+  /** Nothing fresh came in time: what is there instead, and whose turn it is. */
   #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
-    const waited = `waited ${formatDuration(wait)}`;
     const kept = current?.json !== undefined || isSafeDirectory(dirname(usualControl(this.path)));
+    const nobody = failed instanceof NoAgent || failed === undefined;
     const hint = !kept
       ? "see to what writes that file; freshkey does not keep it"
-      : failed instanceof NoAgent || failed === undefined
+      : nobody
         ? "no agent runs: start one with `freshkey agent`, or see `freshkey status`"
-        : "see what the agent says: freshkey status";
-    if (!current) {
-      return new FreshkeyError("ERR_TOKEN_MISSING", `there is no token in ${this.path} (${waited})`, {
-        hint,
-        cause: failed,
-      });
-    }
-    const left = current.expires - this.#now();
-    const when =
-      current.expires === UNKNOWN_EXPIRY
-        ? ""
-        : left > 0
-          ? `expires in ${formatDuration(left)}`
-          : `expired ${formatDuration(-left)} ago`;
-    return new FreshkeyError(
-      "ERR_TOKEN_EXPIRED",
-      `the token in ${this.path} ${when} and nothing renewed it (${waited})`,
-      {
-        hint,
-        cause: failed,
-      },
-    );
+        : "see what the agent is doing: freshkey status";
+    const code = !nobody ? "ERR_DEADLINE" : current ? "ERR_TOKEN_EXPIRED" : "ERR_TOKEN_MISSING";
+    const what = current ? `the token in ${this.path} ${this.#age(current)}` : `there is no token in ${this.path}`;
+    const message = `${what}, and ${formatDuration(wait)} brought ${current ? "no other" : "none"}`;
+    return new FreshkeyError(code, message, { hint, cause: failed });
+  }
+
+  #age(token: TokenFile): string {
+    const left = token.expires - this.#now();
+    return left > 0 ? `expires in ${formatDuration(left)}` : `expired ${formatDuration(-left)} ago`;
   }
 }
 
