@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import type { Config, TokenConfig } from "../config/load.ts";
+import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import type { ControlRequest } from "../os/control-client.ts";
@@ -37,6 +38,10 @@ export interface AgentStatus {
 
 /** The longest the loop sleeps: so soon after a laptop wakes up the wall clock is looked at. */
 const LONGEST_SLEEP = 2_000;
+/** A turn of the loop that comes later than this by the uptime: the machine, or this process, was suspended. */
+const ASLEEP = 10_000;
+/** Wall clock and uptime differ by more than this: somebody set the clock. The uptime has whole seconds. */
+const CLOCK_SET = 5_000;
 
 /** Where the agent of the runtime directory `run` has its lock and its sockets. */
 export function agentDirectory(run: string): string {
@@ -61,6 +66,7 @@ export class Agent {
   #server: ControlServer | undefined;
   #timer: { cancel(): void } | undefined;
   #running = false;
+  #before = { wall: 0, uptime: 0 };
   #reloading: Promise<void> = Promise.resolve();
 
   private constructor(lock: Lock, options: AgentOptions) {
@@ -98,6 +104,8 @@ export class Agent {
   /** Begins to renew by itself, until `close`. */
   start(): void {
     this.#running = true;
+    this.#before = this.#instant();
+    for (const refresher of this.#refreshers.values()) refresher.start();
     this.#tick();
   }
 
@@ -149,6 +157,7 @@ export class Agent {
   }
 
   #tick(): void {
+    this.#watchClock();
     for (const refresher of this.#refreshers.values()) refresher.tick();
     this.#schedule();
   }
@@ -162,17 +171,41 @@ export class Agent {
     this.#timer = this.#clock.after(sleep, () => this.#tick());
   }
 
+  /** Tells a machine that slept from a clock that was set: asleep, both the wall clock and the uptime go on. */
+  #watchClock(): void {
+    const before = this.#before;
+    const after = this.#instant();
+    this.#before = after;
+    const passed = after.uptime - before.uptime;
+    const set = after.wall - before.wall - passed;
+    if (Math.abs(set) > CLOCK_SET) {
+      this.#options.log.warn(`the clock was set ${set > 0 ? "forward" : "back"} by ${formatDuration(Math.abs(set))}`);
+      for (const refresher of this.#refreshers.values()) void refresher.clockSet(set);
+    } else if (passed > LONGEST_SLEEP + ASLEEP) {
+      this.#options.log.info(`awake after ${formatDuration(passed)}`);
+      for (const refresher of this.#refreshers.values()) refresher.resumed();
+    }
+  }
+
+  #instant(): { wall: number; uptime: number } {
+    return { wall: this.#clock.now(), uptime: this.#clock.uptime() };
+  }
+
   async #take(config: Config): Promise<void> {
     for (const [name, refresher] of this.#refreshers) {
       const next = config.tokens.get(name);
       if (next && isDeepStrictEqual(next, refresher.config)) continue;
       this.#refreshers.delete(name);
       // Another identity's token must not be left in place; other changes keep it until the next one is there.
-      await (next && samePlaceAndIdentity(next, refresher.config) ? refresher.stop() : refresher.remove());
+      await (next && samePlaceAndIdentity(next, refresher.config) ? refresher.hand() : refresher.remove());
     }
     for (const [name, token] of config.tokens) {
-      if (!this.#refreshers.has(name)) this.#refreshers.set(name, new Refresher(token, await this.#tools(token)));
+      if (this.#refreshers.has(name)) continue;
+      const refresher = new Refresher(token, await this.#tools(token));
+      this.#refreshers.set(name, refresher);
+      if (this.#running) refresher.start();
     }
+    this.#schedule();
   }
 
   async #tools(config: TokenConfig): Promise<RefresherTools> {
@@ -203,6 +236,11 @@ export class Agent {
   }
 }
 
+/** Options that do not decide whose token it is. */
+const NOT_THE_IDENTITY = ["client_secret", "expires_in", "format", "shell"];
+
 function samePlaceAndIdentity(a: TokenConfig, b: TokenConfig): boolean {
-  return a.path === b.path && a.source === b.source && isDeepStrictEqual(a.options, b.options);
+  const identity = ({ options }: TokenConfig) =>
+    Object.entries(options).filter(([key]) => !NOT_THE_IDENTITY.includes(key));
+  return a.path === b.path && a.source === b.source && isDeepStrictEqual(identity(a), identity(b));
 }

@@ -78,6 +78,20 @@ export function published(config: TokenConfig): TokenFile | undefined {
   }
 }
 
+/**
+ * The clock was set by `by` milliseconds: what token.json says was measured by the old one. An expiry that is too early
+ * is on the safe side and stays; one that would be too late is corrected.
+ */
+export async function restate(config: TokenConfig, by: number): Promise<void> {
+  const json = readJson(config.path);
+  if (!json || json.expires === UNKNOWN_EXPIRY || by >= 0) return;
+  const seconds = Math.floor(by / 1000);
+  const corrected = { ...json, expires: json.expires + seconds, minted: json.minted + seconds };
+  const name = tokenJsonName(basename(config.path));
+  const group = config.group === undefined ? undefined : groupId(config.group);
+  await replaceFiles(tokenDirectory(config), [{ name, data: formatTokenJson(corrected), mode: config.mode, group }]);
+}
+
 /** Removes the token's files, and its directory where freshkey made it. token.json goes last: it says whose the token is. */
 export async function unpublish(config: TokenConfig): Promise<void> {
   const directory = tokenDirectory(config);

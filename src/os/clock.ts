@@ -1,3 +1,5 @@
+import { uptime } from "node:os";
+
 /**
  * The wall clock, and a timer that only ever sleeps for a short while before it asks that clock: a monotonic timer
  * stands still while a laptop sleeps, so a long one wakes up with dead tokens. Injected wherever time matters.
@@ -5,12 +7,15 @@
 export interface Clock {
   /** Epoch milliseconds. */
   now(): number;
+  /** Milliseconds since the machine was started, time asleep included, whoever sets the wall clock. */
+  uptime(): number;
   /** Calls back once after `ms` of the machine's waking time. The timer does not keep the process alive by itself. */
   after(ms: number, callback: () => void): { cancel(): void };
 }
 
 export const systemClock: Clock = {
-  now: Date.now,
+  now: () => Date.now(),
+  uptime: () => uptime() * 1_000,
   after(ms, callback) {
     const timer = setTimeout(callback, ms);
     return { cancel: () => clearTimeout(timer) };

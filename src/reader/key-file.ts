@@ -2,11 +2,10 @@ import { EventEmitter } from "node:events";
 import { basename, dirname, join, resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import { isFresh, minValidity } from "../core/policy.ts";
 import { abortable, deadline, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
 import { unsafeDirectory } from "../os/paths.ts";
-import { readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
+import { isUsable, readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
 import { watchToken } from "./watch.ts";
 
 export interface KeyFileOptions {
@@ -123,7 +122,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
   }
 
   #isFresh(token: TokenFile): boolean {
-    return isFresh(token, this.#now(), this.#options.minValidity ?? minValidity(token));
+    return isUsable(token, this.#now(), this.#options.minValidity);
   }
 
   /** The token in the file, out of memory as long as the file is the same. */

@@ -5,6 +5,7 @@
 import { closeSync, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { errno, FreshkeyError } from "../core/errors.ts";
+import { isFresh, minValidity } from "../core/policy.ts";
 import { fingerprint, jwtTimes, UNKNOWN_EXPIRY, unpublishable } from "../core/token.ts";
 import { unsafeDirectory } from "../os/paths.ts";
 
@@ -88,6 +89,17 @@ export function readTokenFile(path: string): TokenFile | undefined {
   const own = fingerprint(value);
   const matches = json === undefined || json.fingerprint === own;
   return { value, fingerprint: own, ...times(value, json, matches), json, matches, stamp: content.stamp };
+}
+
+/** A token whose mint lies in the future was minted before the clock was set back: nobody knows its expiry any more. */
+const CLOCK_TOLERANCE = 2_000;
+
+/** Whether a client may be given the token now: it has `required` milliseconds of life left, by a clock that can be trusted. */
+export function isUsable(file: TokenFile, now: number, required: number = minValidity(file)): boolean {
+  if (file.expires === UNKNOWN_EXPIRY) return true;
+  // Of a bare token `minted` is the provider's clock, which may well be ahead of this one.
+  const setBack = file.json !== undefined && file.matches && file.minted - now > CLOCK_TOLERANCE;
+  return !setBack && isFresh(file, now, required);
 }
 
 /**
