@@ -1,16 +1,21 @@
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import type { Config, TokenConfig } from "../config/load.ts";
+import { type Config, secretFiles, type TokenConfig } from "../config/load.ts";
 import { formatDuration } from "../core/duration.ts";
-import { FreshkeyError } from "../core/errors.ts";
+import { type ErrorRecord, FreshkeyError } from "../core/errors.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import type { ControlRequest } from "../os/control-client.ts";
+import { showNote } from "../os/desktop-note.ts";
 import { acquireLock, checkSocketPath, type Lock } from "../os/lock.ts";
 import type { Log } from "../os/log.ts";
 import { makePrivateDirectory } from "../os/paths.ts";
+import { auditLog } from "./audit-log.ts";
+import { ClockWatch } from "./clock-watch.ts";
 import { type ControlServer, serveControl } from "./control-server.ts";
+import type { Observer, TokenEvent } from "./events.ts";
 import { FailureFile } from "./failure-file.ts";
 import { mint } from "./mint.ts";
+import { notes } from "./notes.ts";
 import { Refresher, type RefresherTools } from "./refresher.ts";
 import { openSchedule } from "./schedule.ts";
 import { Slots } from "./slots.ts";
@@ -33,15 +38,22 @@ export interface AgentStatus {
   readonly resident: boolean;
   /** Epoch seconds. */
   readonly since: number;
-  readonly tokens: readonly TokenStatus[];
+  readonly tokens: readonly (TokenStatus & Counts)[];
+  /** What is wrong with the configuration on disk, where the one in force is an older one. */
+  readonly config_error?: ErrorRecord;
+}
+
+/** Since the agent was started. */
+export interface Counts {
+  renewals: number;
+  failures: number;
+  rejections: number;
 }
 
 /** The longest the loop sleeps: so soon after a laptop wakes up the wall clock is looked at. */
 const LONGEST_SLEEP = 2_000;
 /** A turn of the loop that comes later than this by the uptime: the machine, or this process, was suspended. */
 const ASLEEP = 10_000;
-/** Wall clock and uptime differ by more than this: somebody set the clock. The uptime has whole seconds. */
-const CLOCK_SET = 5_000;
 
 /** Where the agent of the runtime directory `run` has its lock and its sockets. */
 export function agentDirectory(run: string): string {
@@ -66,14 +78,21 @@ export class Agent {
   #server: ControlServer | undefined;
   #timer: { cancel(): void } | undefined;
   #running = false;
-  #before = { wall: 0, uptime: 0 };
+  #config: Config;
+  #configError: FreshkeyError | undefined;
+  readonly #counts = new Map<string, Counts>();
+  readonly #notes = notes((text) => showNote(text, this.#config.notify));
+  #audit: Observer | undefined;
+  readonly #clockWatch: ClockWatch;
   #reloading: Promise<void> = Promise.resolve();
 
-  private constructor(lock: Lock, options: AgentOptions) {
+  private constructor(lock: Lock, config: Config, options: AgentOptions) {
     this.#lock = lock;
+    this.#config = config;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#since = this.#clock.now();
+    this.#clockWatch = new ClockWatch(this.#clock);
   }
 
   /**
@@ -90,7 +109,7 @@ export class Agent {
     checkSocketPath(controlSocket(options.run));
     const lock = await acquireLock(directory);
     if (!lock) return undefined;
-    const agent = new Agent(lock, options);
+    const agent = new Agent(lock, config, options);
     try {
       await agent.#take(config);
       agent.#server = await serveControl(controlSocket(options.run), (request) => agent.#answer(request));
@@ -104,7 +123,6 @@ export class Agent {
   /** Begins to renew by itself, until `close`. */
   start(): void {
     this.#running = true;
-    this.#before = this.#instant();
     for (const refresher of this.#refreshers.values()) refresher.start();
     this.#tick();
   }
@@ -119,9 +137,10 @@ export class Agent {
   }
 
   status(): AgentStatus {
-    const tokens = [...this.#refreshers.values()].map((refresher) => refresher.status());
+    const tokens = [...this.#refreshers].map(([name, one]) => ({ ...one.status(), ...this.#countsOf(name) }));
     const since = Math.floor(this.#since / 1000);
-    return { pid: process.pid, resident: this.#running, since, tokens };
+    const mistake = this.#configError && { config_error: this.#configError.toJSON() };
+    return { pid: process.pid, resident: this.#running, since, tokens, ...mistake };
   }
 
   /**
@@ -136,10 +155,28 @@ export class Agent {
     this.#reloading = this.#reloading
       .catch(() => undefined)
       .then(async () => {
-        await this.#take(await read());
+        try {
+          await this.#take(await read());
+          this.#configError = undefined;
+        } catch (error) {
+          this.#configError = FreshkeyError.from(error);
+          throw this.#configError;
+        }
         this.#options.log.info({ tokens: this.#refreshers.size }, "configuration reloaded");
       });
     return this.#reloading;
+  }
+
+  /** The files that the configuration in force comes from and depends on. */
+  get files(): { config: string; secrets: readonly string[] } {
+    return { config: this.#config.file, secrets: [...this.#config.tokens.values()].flatMap(secretFiles) };
+  }
+
+  /** A file that tokens' sources read has changed: they are renewed with it. */
+  secretChanged(path: string): void {
+    for (const refresher of this.#refreshers.values()) {
+      if (secretFiles(refresher.config).includes(path)) refresher.sourceChanged();
+    }
   }
 
   /** Whether the lock is still to be seen; without it another agent may start beside this one. */
@@ -171,24 +208,15 @@ export class Agent {
     this.#timer = this.#clock.after(sleep, () => this.#tick());
   }
 
-  /** Tells a machine that slept from a clock that was set: asleep, both the wall clock and the uptime go on. */
   #watchClock(): void {
-    const before = this.#before;
-    const after = this.#instant();
-    this.#before = after;
-    const passed = after.uptime - before.uptime;
-    const set = after.wall - before.wall - passed;
-    if (Math.abs(set) > CLOCK_SET) {
+    const { set, passed } = this.#clockWatch.look();
+    if (set !== 0) {
       this.#options.log.warn(`the clock was set ${set > 0 ? "forward" : "back"} by ${formatDuration(Math.abs(set))}`);
       for (const refresher of this.#refreshers.values()) void refresher.clockSet(set);
     } else if (passed > LONGEST_SLEEP + ASLEEP) {
       this.#options.log.info(`awake after ${formatDuration(passed)}`);
       for (const refresher of this.#refreshers.values()) refresher.resumed();
     }
-  }
-
-  #instant(): { wall: number; uptime: number } {
-    return { wall: this.#clock.now(), uptime: this.#clock.uptime() };
   }
 
   async #take(config: Config): Promise<void> {
@@ -205,7 +233,26 @@ export class Agent {
       this.#refreshers.set(name, refresher);
       if (this.#running) refresher.start();
     }
+    this.#config = config;
+    this.#audit =
+      config.audit === undefined ? undefined : auditLog(config.audit, (text) => this.#options.log.error(text));
     this.#schedule();
+  }
+
+  #observe(token: TokenConfig, event: TokenEvent): void {
+    const counts = this.#countsOf(token.name);
+    if (event.kind === "published") counts.renewals++;
+    if (event.kind === "failed") counts.failures++;
+    if (event.kind === "rejected") counts.rejections++;
+    this.#audit?.(token, event);
+    // A verb that renews says itself what fails, to whoever has called it.
+    if (this.#running) this.#notes(token, event);
+  }
+
+  #countsOf(name: string): Counts {
+    const known = this.#counts.get(name) ?? { renewals: 0, failures: 0, rejections: 0 };
+    this.#counts.set(name, known);
+    return known;
   }
 
   async #tools(config: TokenConfig): Promise<RefresherTools> {
@@ -220,6 +267,7 @@ export class Agent {
       schedule: await openSchedule(config),
       control: controlSocket(run),
       wake: () => this.#schedule(),
+      observe: (event) => this.#observe(config, event),
     };
   }
 

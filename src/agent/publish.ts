@@ -4,6 +4,7 @@ import { type TokenConfig, tokenDirectory } from "../config/load.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { sleep } from "../os/clock.ts";
 import { makePrivateDirectory, unsafeDirectory } from "../os/paths.ts";
 import {
   formatTokenJson,
@@ -26,6 +27,12 @@ export interface Publication {
   /** Overwrite a token file that freshkey did not write. */
   readonly force?: boolean | undefined;
 }
+
+/**
+ * How long an earlier expiry is announced before its token, milliseconds. A reader that had read token.json before the
+ * announcement must have read the old token by then; however busy the machine, it gets that far in this time.
+ */
+const ANNOUNCED_FOR = 100;
 
 /**
  * Puts a minted token into its token file (docs/token-file.md). Readers look at token.json first and at token second;
@@ -58,6 +65,7 @@ export async function publish(config: TokenConfig, { token, minted, control, for
   const before = readJson(config.path);
   if (before && endsBefore(json.expires, before.expires)) {
     await replaceFiles(directory, [jsonFile({ ...before, expires: json.expires })]);
+    await sleep(ANNOUNCED_FOR);
   }
   await replaceFiles(directory, [{ ...files, name, data: token.value }, jsonFile(json)]);
 }

@@ -195,8 +195,12 @@ export class Refresher {
       const before = published(this.config);
       const own = fingerprint(token.value);
       if (before?.matches && before.fingerprint === own) return this.#gotTheSame(before, request);
+      const { expires, identity } = token;
+      const about = { fingerprint: own, expires, identity, reason: request.reason };
+      this.#observe({ kind: "minted", ...about });
       await publish(this.config, { token, minted, control, force: request.reason === "manual" });
-      this.#succeeded(token, minted, request.reason);
+      this.#succeeded(token, minted);
+      this.#observe({ kind: "published", ...about });
       const life = token.expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(token.expires - clock.now());
       log.info({ name, fingerprint: own, expires_in: life, reason: request.reason }, "renewed");
       return { result: "renewed", fingerprint: own, expires: Math.floor(token.expires / 1000) };
@@ -205,12 +209,10 @@ export class Refresher {
     }
   }
 
-  #succeeded(token: Token, minted: number, reason: string): void {
+  #succeeded(token: Token, minted: number): void {
     this.#ended();
     this.#caretaker.begin(this.#tools.clock.now());
     this.#nextRenewal = this.#plan({ ...token, minted });
-    const { expires, identity } = token;
-    this.#observe({ kind: "published", fingerprint: fingerprint(token.value), expires, identity, reason });
   }
 
   #ended(): void {
@@ -246,7 +248,8 @@ export class Refresher {
     const { attempts, nextTry } = failure;
     const details = { name: this.config.name, code: error.code, hint: error.hint, attempt: attempts };
     log[attempts === 1 ? "warn" : "debug"](details, `${error.message}; next try in ${formatDuration(nextTry - now)}`);
-    this.#observe({ kind: "failed", failure });
+    const found = published(this.config);
+    this.#observe({ kind: "failed", failure, usable: found !== undefined && isUsable(found, now) });
     return error;
   }
 
@@ -261,6 +264,7 @@ export class Refresher {
       },
     );
     this.#tools.log.warn({ name: this.config.name, fingerprint: found.fingerprint }, error.message);
+    this.#observe({ kind: "refused", fingerprint: found.fingerprint, reason: "minted a moment ago" });
     throw error;
   }
 

@@ -11,8 +11,8 @@ const LOCK_EVERY = 5_000;
 export const agent: Verb = {
   usage: "agent",
   summary: "keep every token fresh, in the foreground, until it is stopped",
-  details: `This is what a systemd or launchd service runs. One agent runs for a user at a time. SIGHUP reads the
-configuration again; SIGTERM and SIGINT stop it, the token files stay. The log goes to stderr: lines for a
+  details: `This is what a systemd or launchd service runs. One agent runs for a user at a time. An edit of the
+configuration is in force within a second (SIGHUP does the same); one with a mistake changes nothing. SIGTERM and SIGINT stop it, the token files stay. The log goes to stderr: lines for a
 person on a terminal, JSON elsewhere; no token is ever in it.`,
   options: { "log-level": { value: "LEVEL", help: "trace, debug, info (the default), warn or error" } },
   examples: [["freshkey agent", "watch it work in a terminal"]],
@@ -23,6 +23,7 @@ person on a terminal, JSON elsewhere; no token is ever in it.`,
 async function run(invocation: Invocation): Promise<number> {
   const { openLog } = await import("../os/log.ts");
   const { runDirectory } = await import("../os/paths.ts");
+  const { ConfigWatch } = await import("../agent/config-watch.ts");
   const config = await openConfig(invocation);
   const log = openLog(logLevel(invocation));
   const directory = runDirectory();
@@ -31,15 +32,17 @@ async function run(invocation: Invocation): Promise<number> {
   }
   const stopped = signalled(["SIGTERM", "SIGINT"]);
   for (;;) {
-    const held = await open(config, { run: directory.path, log, reload: () => openConfig(invocation) }, stopped);
+    const reload = () => openConfig(invocation);
+    const held = await open(config, { run: directory.path, log, reload }, stopped);
     if (!held) return 0;
-    const hangUp = () =>
-      void held.reload().catch((error) => log.error({ code: error.code }, `not reloaded: ${error.message}`));
+    const watch = new ConfigWatch(held, log);
+    const hangUp = () => void watch.reload();
     process.on("SIGHUP", hangUp);
     held.start();
     log.info({ pid: process.pid, tokens: config.tokens.size, config: config.file }, "agent started");
     const why = await Promise.race([stopped.then(() => "stopped"), lockLost(held)]);
     process.off("SIGHUP", hangUp);
+    watch.close();
     await held.close();
     if (why === "stopped") {
       log.info("agent stopped");

@@ -16,6 +16,7 @@ import {
   type SourceName,
   sourceOptions,
   tokenOptions,
+  topOptions,
 } from "./schema.ts";
 
 /** A source's name with the options that are its own. */
@@ -53,6 +54,10 @@ export interface Config {
   readonly file: string;
   readonly tokens: ReadonlyMap<string, TokenConfig>;
   readonly clients: ReadonlyMap<string, ClientConfig>;
+  /** The program that is told what a person has to know; a desktop note without it. */
+  readonly notify?: readonly string[] | undefined;
+  /** The audit log's path. */
+  readonly audit?: string | undefined;
 }
 
 /** The token file of the token `name`, where its `file` does not say otherwise. */
@@ -70,7 +75,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
   const document = parseDocument(readConfig(file), file);
   const mistakes = new Mistakes(file, document);
   const { tokens: tokenTables, clients: clientTables, ...others } = document.values;
-  for (const key of Object.keys(others)) mistakes.unknown([key], ["tokens", "clients"]);
+  const top = mistakes.check(topOptions, others, [], [...Object.keys(topOptions.entries), "tokens", "clients"]);
 
   const clients = new Map<string, ClientConfig>();
   for (const [name, table] of tables(clientTables, ["clients"], mistakes)) {
@@ -94,7 +99,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
   if (tokens.size === 0 && !mistakes.any)
     mistakes.add([], "there is no token: add a table [tokens.NAME] with a source");
   mistakes.raise();
-  return { file, tokens, clients };
+  return { file, tokens, clients, ...top };
 }
 
 function readConfig(file: string): string {
@@ -245,6 +250,13 @@ export function tokenOf(config: Config, name: string | undefined): TokenConfig {
   throw new FreshkeyError("ERR_CONFIG_TOKEN", `${config.file} has no token "${name}"`, {
     hint: meant ? `did you mean "${meant}"?` : `it has ${names.join(", ")}`,
   });
+}
+
+/** The files that a token's source reads its secrets from. */
+export function secretFiles({ options }: TokenConfig): string[] {
+  return Object.values(options).flatMap((value: unknown) =>
+    isTable(value) && typeof value.file === "string" ? [value.file] : [],
+  );
 }
 
 /** The directory that holds a token's files. */

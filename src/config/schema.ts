@@ -80,6 +80,20 @@ export const clientOptions = v.strictObject({
 });
 export type ClientOptions = v.InferOutput<typeof clientOptions>;
 
+/** Keys outside every table. */
+export const topOptions = v.strictObject({
+  notify: v.optional(
+    v.pipe(
+      v.array(
+        v.pipe(v.string(), v.minLength(1)),
+        'must be a program and its arguments, such as ["notify-send", "freshkey"]',
+      ),
+      v.minLength(1, "must name a program"),
+    ),
+  ),
+  audit: v.optional(v.pipe(v.string("must be a path"), v.startsWith("/", "must be an absolute path"))),
+});
+
 /** A token's name: it becomes a directory's. */
 export const NAME_FORM = /^[a-z0-9][a-z0-9-]{0,62}$/;
 /** `RUN/agent` is the agent's own. */
