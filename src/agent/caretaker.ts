@@ -19,23 +19,29 @@ export class Caretaker {
     this.begin(now);
   }
 
-  /** The file is as it is to be: just written, or accepted as it was found. Also when the clock has been set. */
+  /** The file is accepted as it is found. Also when the clock has been set. */
   begin(now: number): void {
     this.#lastLook = this.#lastTouch = now;
     this.#stamp = stampOf(this.#config.path);
   }
 
+  /** A token has just been put in place. Should it be gone already, the next look finds that it was there. */
+  written(now: number): void {
+    this.begin(now);
+    this.#stamp ??= "gone";
+  }
+
   /** Whether the token is not in place any more as it was left; keeps its files from looking old. */
   findsItSpoilt(now: number): boolean {
+    if (now - this.#lastLook < LOOK_EVERY) return false;
+    this.#lastLook = now;
+    const before = this.#stamp;
+    this.#stamp = stampOf(this.#config.path);
+    if (this.#stamp !== before) return !published(this.#config)?.matches;
     if (now - this.#lastTouch >= TOUCH_EVERY) {
       touch(this.#config, now);
       this.begin(now);
     }
-    if (now - this.#lastLook < LOOK_EVERY) return false;
-    this.#lastLook = now;
-    const stamp = stampOf(this.#config.path);
-    if (stamp === this.#stamp) return false;
-    this.#stamp = stamp;
-    return !published(this.#config)?.matches;
+    return false;
   }
 }

@@ -211,7 +211,7 @@ export class Refresher {
 
   #succeeded(token: Token, minted: number): void {
     this.#ended();
-    this.#caretaker.begin(this.#tools.clock.now());
+    this.#caretaker.written(this.#tools.clock.now());
     this.#nextRenewal = this.#plan({ ...token, minted });
   }
 

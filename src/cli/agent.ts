@@ -103,5 +103,7 @@ function logLevel(invocation: Invocation): LogLevel {
   const level =
     invocation.text("log-level") ?? (invocation.flag("verbose") ? "debug" : invocation.flag("quiet") ? "warn" : "info");
   if (LEVELS.includes(level)) return level as LogLevel;
-  throw new FreshkeyError("ERR_USAGE", `--log-level ${level}: must be one of ${LEVELS.join(", ")}`);
+  throw new FreshkeyError("ERR_USAGE", `--log-level ${level}: must be one of ${LEVELS.join(", ")}`, {
+    hint: "see: freshkey agent --help",
+  });
 }

@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import type { ExperimentalBefore } from "./copilot-settings.ts";
 import { shellQuote } from "./shell.ts";
 
 /** What one gateway and one token file mean to Copilot CLI. */
@@ -21,8 +22,8 @@ export interface ExtensionSettings {
   readonly tokenPath: string;
   /** The command that renews where no agent runs: `node`, the program. */
   readonly program: readonly [string, string];
-  /** `connect` switched the CLI's experimental mode on: `--remove` switches it off again. */
-  readonly enabledExperimental: boolean;
+  /** `connect` switched the CLI's experimental mode on: what `--remove` brings back. */
+  readonly experimentalBefore?: ExperimentalBefore | undefined;
 }
 
 /**
@@ -60,7 +61,11 @@ export function extensionText(bundle: string, settings: ExtensionSettings): stri
   return `${MARK}\nconst settings = ${JSON.stringify(settings)};\n\n${bundle}`;
 }
 
-/** The settings of the extension that is installed; undefined where there is none. */
+/**
+ * The settings of the extension that is installed; undefined where there is none.
+ *
+ * @throws FreshkeyError `ERR_CLIENT` if another extension is in its place.
+ */
 export function installedExtension(copilot: string): ExtensionSettings | undefined {
   const text = readIfThere(extensionPath(copilot));
   if (text === undefined) return undefined;
@@ -75,46 +80,21 @@ export function installedExtension(copilot: string): ExtensionSettings | undefin
 /** Puts the extension in place, or a newer one in the place of an older. */
 export async function installExtension(copilot: string, text: string): Promise<void> {
   const directory = dirname(extensionPath(copilot));
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error) => {
+    throw new FreshkeyError("ERR_CLIENT", `cannot make ${directory}: ${errno(error)}`, { cause: error });
+  });
   await replaceFiles(directory, [{ name: EXTENSION, data: text }]);
 }
 
 export async function removeExtension(copilot: string): Promise<void> {
   const directory = dirname(extensionPath(copilot));
   await removeFiles(directory, [EXTENSION]);
-  for (const empty of [directory, dirname(directory)]) {
+  for (const empty of [directory, dirname(directory), copilot]) {
     try {
       rmdirSync(empty);
     } catch {
       // Somebody keeps other files there.
     }
-  }
-}
-
-/** Whether the CLI loads extensions: its experimental mode, kept in `settings.json`. */
-export function experimentalMode(copilot: string): boolean {
-  return readSettings(copilot).experimental === true;
-}
-
-/** Switches the experimental mode on, or back to what it was before: not mentioned. */
-export async function setExperimentalMode(copilot: string, on: boolean): Promise<void> {
-  const { experimental: _before, ...others } = readSettings(copilot);
-  const settings = on ? { ...others, experimental: true } : others;
-  await mkdir(copilot, { recursive: true, mode: 0o700 });
-  await replaceFiles(copilot, [{ name: "settings.json", data: `${JSON.stringify(settings, null, 2)}\n` }]);
-}
-
-function readSettings(copilot: string): Record<string, unknown> {
-  const path = join(copilot, "settings.json");
-  const text = readIfThere(path);
-  if (text === undefined || text.trim() === "") return {};
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw new FreshkeyError("ERR_CLIENT", `${path} is not plain JSON: it is left as it is`, {
-      hint: 'add "experimental": true to it by hand, or run `copilot --experimental` once',
-      cause: error,
-    });
   }
 }
 

@@ -161,7 +161,7 @@ function unreadable(path: string, error: unknown): FreshkeyError {
   return new FreshkeyError("ERR_TOKEN_UNREADABLE", `cannot read ${path}: ${errno(error)}`, {
     hint:
       errno(error) === "EISDIR"
-        ? `name the token file in it: ${join(path, "token")}`
+        ? `name the token file in it, ${join(path, "token")}, or move it out of the token's place`
         : "it must be readable for the user who runs the client; to share one, set `mode` and `group`",
     cause: error,
   });
