@@ -44,6 +44,13 @@ const MANUAL_EVERY = 5_000;
 /** A token as young as this has not expired, whatever a client says of it. */
 const JUST_MINTED = 5_000;
 
+/** How a mint ends that was under way when its refresher was stopped: nobody's failure. */
+export class Stopped extends FreshkeyError {
+  constructor() {
+    super("ERR_AGENT", "the agent stops");
+  }
+}
+
 /** One token's life: when it is due, one mint at a time, one clock of failures. Only the holder of the lock has any. */
 export class Refresher {
   readonly config: TokenConfig;
@@ -157,7 +164,7 @@ export class Refresher {
 
   /** Ends a mint that is under way; the token file stays. */
   async stop(): Promise<void> {
-    this.#stopping.abort(new FreshkeyError("ERR_AGENT", "the agent stops"));
+    this.#stopping.abort(new Stopped());
     await this.#minting?.catch(() => undefined);
   }
 
@@ -241,7 +248,7 @@ export class Refresher {
   }
 
   async #failed(error: FreshkeyError): Promise<FreshkeyError> {
-    if (this.#stopping.signal.aborted) return error;
+    if (this.#stopping.signal.aborted) return this.#stopping.signal.reason as Stopped;
     const { clock, random, log } = this.#tools;
     const now = clock.now();
     const failure = await this.#failures.add(error, now, random());

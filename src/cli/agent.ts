@@ -60,6 +60,7 @@ async function open(config: Opening[0], options: Opening[1], stopped: Promise<vo
   const { askAgent } = await import("../os/control-client.ts");
   const { sleep } = await import("../os/clock.ts");
   let stop = false;
+  let told = false;
   void stopped.then(() => {
     stop = true;
   });
@@ -76,6 +77,8 @@ async function open(config: Opening[0], options: Opening[1], stopped: Promise<vo
         hint: "see what it does: freshkey status; one agent keeps all tokens",
       });
     }
+    if (!told) options.log.info("waiting for a verb that renews just now");
+    told = true;
     await sleep(QUEUE_EVERY);
   }
   return undefined;

@@ -20,6 +20,7 @@ import { FreshkeyError } from "../core/errors.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
 import { makePrivateDirectory } from "../os/paths.ts";
 import { openConfig, PROGRAM, READER } from "./context.ts";
+import { copilotProvider } from "./copilot-provider.ts";
 import { message, result } from "./output.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
@@ -102,10 +103,11 @@ async function write(invocation: Invocation, { copilot, environmentFile, provide
   makePrivateDirectory(dirname(environmentFile));
   await replaceFiles(dirname(environmentFile), [{ name: ENVIRONMENT_FILE, data: environmentText(variables) }]);
   if (extension) {
-    const { type = "openai", baseUrl, wireApi, tokenPath } = provider;
+    const { type = "openai", baseUrl, wireApi, tokenPath, minValidity } = provider;
     const settings = {
       provider: { type, baseUrl, ...(wireApi && { wireApi }) },
       tokenPath,
+      minValidity,
       program: [process.execPath, PROGRAM] as const,
       experimentalBefore: edit?.before ?? before?.experimentalBefore,
     };
@@ -150,9 +152,7 @@ async function providerOf(invocation: Invocation): Promise<CopilotProvider & { b
     const config = await openConfig(invocation);
     const client = config.clients.get("copilot");
     if (client) {
-      const { path } = config.tokens.get(client.token)!;
-      const { base_url, type, wire_api, model } = client;
-      return { tokenPath: path, baseUrl: base_url, type, wireApi: wire_api, model };
+      return { ...copilotProvider(config, config.tokens.get(client.token)!), baseUrl: client.base_url };
     }
     throw new FreshkeyError("ERR_CONFIG_CLIENT", `${config.file} has no table [clients.copilot]`, {
       hint: 'add it, with token = "NAME" and base_url = "https://…"',
@@ -161,12 +161,14 @@ async function providerOf(invocation: Invocation): Promise<CopilotProvider & { b
     // A token that something else keeps needs no configuration: the environment says it all.
     const missing = error instanceof FreshkeyError && error.code === "ERR_CONFIG_MISSING";
     if (!missing || !baseUrl || !tokenPath) throw error;
+    const type = env.COPILOT_PROVIDER_TYPE as CopilotProvider["type"];
     return {
       tokenPath: resolve(tokenPath),
       baseUrl,
-      type: env.COPILOT_PROVIDER_TYPE as CopilotProvider["type"],
+      type,
       wireApi: env.COPILOT_PROVIDER_WIRE_API as CopilotProvider["wireApi"],
       model: env.COPILOT_MODEL,
+      verify: modelsUrl(type ?? "openai", baseUrl),
     };
   }
 }
@@ -178,7 +180,7 @@ async function providerOf(invocation: Invocation): Promise<CopilotProvider & { b
  * @returns what to tell the user, or undefined where Bearer is fine.
  */
 async function refusesBearer(provider: CopilotProvider & { baseUrl: string }): Promise<string | undefined> {
-  const { type = "openai", baseUrl, tokenPath } = provider;
+  const { type = "openai", tokenPath, verify } = provider;
   if (type === "openai") return undefined;
   const { openKeyFile } = await import("../reader/key-file.ts");
   const only = "Only the command hook is set up";
@@ -189,18 +191,20 @@ async function refusesBearer(provider: CopilotProvider & { baseUrl: string }): P
   } catch (error) {
     return `${only}: whether the gateway takes Authorization instead of ${header} cannot be tried without a token (${FreshkeyError.from(error).message}).`;
   }
-  const url = modelsUrl(type, baseUrl);
+  if (verify === undefined) {
+    return `${only}: without \`verify\` the gateway cannot be asked whether it takes Authorization instead of ${header}.`;
+  }
   const [bearer, own, none] = await Promise.all([
-    probe(url, credentialHeader("bearer", token)),
-    probe(url, credentialHeader(type, token)),
-    probe(url, {}),
+    probe(verify, credentialHeader("bearer", token)),
+    probe(verify, credentialHeader(type, token)),
+    probe(verify, {}),
   ]);
   // There need be nothing at that address: a gateway that asks for a credential first answers 404 only to a good one.
   if (isRefusal(none) && bearer !== undefined && bearer < 500 && !isRefusal(bearer)) return undefined;
   if (isRefusal(bearer)) {
     return `${only}: the gateway refuses \`Authorization: Bearer\` (${bearer}; with ${header}: ${own ?? "no answer"}), and the extension can send nothing else.`;
   }
-  return `${only}: whether the gateway takes Authorization instead of ${header} cannot be told (${url}: ${bearer ?? "no answer"}; without a credential: ${none ?? "no answer"}).`;
+  return `${only}: whether the gateway takes Authorization instead of ${header} cannot be told (${verify}: ${bearer ?? "no answer"}; without a credential: ${none ?? "no answer"}).`;
 }
 
 function isRefusal(status: number | undefined): boolean {

@@ -11,6 +11,7 @@ import { lockIsHeld } from "../os/lock.ts";
 import { makePrivateDirectory, runDirectory } from "../os/paths.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { openConfig, openVerbLog, READER } from "./context.ts";
+import { copilotProvider } from "./copilot-provider.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
 /** While the child runs, an agent that has gone is succeeded within this time. */
@@ -60,17 +61,7 @@ async function run(invocation: Invocation): Promise<number> {
     // A client that starts without a token fails in its own words; here the source's own can be shown.
     await key.get({ signal: interrupted.signal });
     interrupted.signal.throwIfAborted();
-    const base = place.config.clients.get("copilot");
-    const hooks = copilotEnvironment(
-      {
-        tokenPath: place.token.path,
-        baseUrl: base?.base_url,
-        type: base?.type,
-        wireApi: base?.wire_api,
-        model: base?.model,
-      },
-      READER,
-    );
+    const hooks = copilotEnvironment(copilotProvider(place.config, place.token), READER);
     return await runClient(file!, args, { ...hooks, FRESHKEY_TOKEN_FILE: place.token.path });
   } catch (error) {
     // Somebody did not want to wait for the token.

@@ -28,7 +28,11 @@ const HEAD_START = 1_000;
 
 const named = process.env.COPILOT_PROVIDER_API_KEY_FILE;
 const path = resolve(named || settings.tokenPath);
-const key = openKeyFile(path, { wait: WAIT, renew: (_request, { timeout, signal }) => renewApart(timeout, signal) });
+const key = openKeyFile(path, {
+  wait: WAIT,
+  ...(settings.minValidity !== undefined && { minValidity: settings.minValidity }),
+  renew: (_request, { timeout, signal }) => renewApart(timeout, signal),
+});
 let session: Session | undefined;
 let told = false;
 

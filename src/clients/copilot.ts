@@ -14,12 +14,17 @@ export interface CopilotProvider {
   readonly type?: "openai" | "azure" | "anthropic" | undefined;
   readonly wireApi?: "completions" | "responses" | undefined;
   readonly model?: string | undefined;
+  /** Milliseconds of life that a token must have left for this client; the reader's own rule without it. */
+  readonly minValidity?: number | undefined;
+  /** Where the gateway can be asked which header it takes. */
+  readonly verify?: string | undefined;
 }
 
 /** What the extension is told when it is installed: it has no other way to learn it (CLI 1.0.102 strips its environment). */
 export interface ExtensionSettings {
   readonly provider: { type: "openai" | "azure" | "anthropic"; baseUrl: string; wireApi?: "completions" | "responses" };
   readonly tokenPath: string;
+  readonly minValidity?: number | undefined;
   /** The command that renews where no agent runs: `node`, the program. */
   readonly program: readonly [string, string];
   /** `connect` switched the CLI's experimental mode on: what `--remove` brings back. */
@@ -31,13 +36,17 @@ export interface ExtensionSettings {
  * profile. COPILOT_PROVIDER_API_KEY_FILE is what the extension goes by, where it is installed.
  */
 export function copilotEnvironment(provider: CopilotProvider, reader: string): Record<string, string> {
+  // Whole seconds: with those the shell script needs no help.
+  const seconds = provider.minValidity === undefined ? undefined : Math.ceil(provider.minValidity / 1000);
+  const minValidity = seconds === undefined ? [] : ["--min-validity", `${seconds}s`];
+  const hook = [reader, ...minValidity, provider.tokenPath];
   return {
     ...(provider.baseUrl && { COPILOT_PROVIDER_BASE_URL: provider.baseUrl }),
     ...(provider.type && provider.type !== "openai" && { COPILOT_PROVIDER_TYPE: provider.type }),
     ...(provider.wireApi && { COPILOT_PROVIDER_WIRE_API: provider.wireApi }),
     ...(provider.model && { COPILOT_MODEL: provider.model }),
     COPILOT_PROVIDER_API_KEY_FILE: provider.tokenPath,
-    COPILOT_PROVIDER_API_KEY_COMMAND: `exec ${shellQuote(reader)} ${shellQuote(provider.tokenPath)}`,
+    COPILOT_PROVIDER_API_KEY_COMMAND: `exec ${hook.map(shellQuote).join(" ")}`,
   };
 }
 

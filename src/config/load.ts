@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type * as v from "valibot";
+import { modelsUrl } from "../clients/probe.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import type { AwsOptions } from "../sources/aws.ts";
 import type { AzureOptions } from "../sources/azure.ts";
@@ -163,7 +164,8 @@ async function checkToken(
   if (common.cron !== undefined) await checkCron(common.cron, path, mistakes);
 
   const users = around.clients.filter((client) => client.token === name);
-  const verify = common.verify === undefined ? users[0] && `${users[0].base_url}/models` : common.verify || undefined;
+  const verify =
+    common.verify === undefined ? users[0] && modelsUrl(users[0].type, users[0].base_url) : common.verify || undefined;
   return {
     ...({ source, options } as SourceConfig),
     name,

@@ -207,7 +207,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
   /** Nothing fresh came in time: what is there instead, and whose turn it is. */
   #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
     const kept = current?.json !== undefined || isSafeDirectory(dirname(usualControl(this.path)));
-    const nobody = failed instanceof NoAgent || failed === undefined;
+    const nobody = failed instanceof NoAgent;
     const hint = !kept
       ? "see to what writes that file; freshkey does not keep it"
       : nobody

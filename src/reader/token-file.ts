@@ -59,8 +59,12 @@ export interface TokenFile {
 
 /** Identifies the content of a file without reading it: a replaced file has another inode or another time. */
 export function stampOf(path: string): string | undefined {
-  const stats = statSync(path, { throwIfNoEntry: false });
-  return stats && stamp(stats);
+  try {
+    return stamp(statSync(path));
+  } catch {
+    // There is none, or it cannot be got at (ENOTDIR, EACCES): who reads it says so.
+    return undefined;
+  }
 }
 
 function stamp(stats: Stats): string {
@@ -117,13 +121,17 @@ function times(value: string, json: TokenJson | undefined, matches: boolean): { 
 export function readTokenJson(path: string): TokenJson | undefined {
   const jsonPath = tokenJsonPath(path);
   let text: string;
+  let unsafe: ReturnType<typeof unsafeDirectory>;
   try {
     text = readFileSync(jsonPath, "utf8");
+    unsafe = unsafeDirectory(dirname(path), undefined, { sharedIsFine: true });
   } catch (error) {
     if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
     throw unreadable(jsonPath, error);
   }
-  checkDirectory(dirname(path));
+  if (unsafe) {
+    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${dirname(path)} ${unsafe.problem}`, { hint: unsafe.hint });
+  }
   try {
     const json = JSON.parse(text) as TokenJson;
     if (Number.isSafeInteger(json.expires) && typeof json.fingerprint === "string") return json;
@@ -135,20 +143,14 @@ export function readTokenJson(path: string): TokenJson | undefined {
   });
 }
 
-/** @throws FreshkeyError `ERR_TOKEN_DIRECTORY` if `directory` is not safe to keep a token in. */
-export function checkDirectory(directory: string): void {
-  const unsafe = unsafeDirectory(directory, undefined, { sharedIsFine: true });
-  if (unsafe) {
-    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${directory} ${unsafe.problem}`, { hint: unsafe.hint });
-  }
-}
-
 /** Content and stamp of one and the same file, even while it is being replaced. */
 function readContent(path: string): { text: string; stamp: string } | undefined {
   let fd: number | undefined;
   try {
     fd = openSync(path, "r");
-    return { text: readFileSync(fd, "latin1"), stamp: stamp(fstatSync(fd)) };
+    // In this order: what is written over in place while it is read then has another stamp, and is read again.
+    const own = stamp(fstatSync(fd));
+    return { text: readFileSync(fd, "latin1"), stamp: own };
   } catch (error) {
     if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
     throw unreadable(path, error);

@@ -6,12 +6,13 @@ import { jwtTimes, type Token, UNKNOWN_EXPIRY, unpublishable } from "../core/tok
 import { runChild } from "../os/child.ts";
 import type { Mint } from "./source.ts";
 
+const COMMAND_FORM =
+  'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true';
+const word = v.pipe(v.string(), v.minLength(1, COMMAND_FORM));
+
 /** Keys of `[tokens.NAME]` with `source = "command"`. */
 export const commandOptions = v.strictObject({
-  command: v.union(
-    [v.pipe(v.array(v.pipe(v.string(), v.minLength(1))), v.minLength(1)), v.pipe(v.string(), v.minLength(1))],
-    'must be a program and its arguments, such as ["az", "account", "get-access-token"]; a string goes with shell = true',
-  ),
+  command: v.union([v.pipe(v.array(word), v.minLength(1, COMMAND_FORM)), word], COMMAND_FORM),
   shell: v.optional(v.boolean("must be true or false"), false),
   format: v.optional(v.picklist(["auto", "raw", "json"], 'must be "auto", "raw" or "json"'), "auto"),
 });
