@@ -1,21 +1,9 @@
 /**
- * The aws source with the real AWS SDK, against local endpoints. Each `mint` is a process of its own, as in production:
- * where the SDK looks for credentials is its environment.
+ * The aws source with the real AWS SDK, against local endpoints: API keys for Amazon Bedrock, profiles, failures.
+ * The table of every way to credentials is in aws-ways.test.ts, the other kinds of token in aws-kinds.test.ts.
  */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { text } from "node:stream/consumers";
 import { after, before, beforeEach, describe, test } from "node:test";
-import { build } from "esbuild";
-import * as v from "valibot";
-import type { ErrorRecord } from "../../src/core/errors.ts";
-import type { Token } from "../../src/core/token.ts";
-import { type AwsOptions, awsOptions } from "../../src/sources/aws.ts";
-import type { MintRequest } from "../../src/sources/source.ts";
 import {
   type AwsAnswer,
   type AwsEndpoints,
@@ -23,53 +11,24 @@ import {
   startAwsEndpoints,
   stsError,
 } from "../support/aws-endpoints.ts";
+import { type AwsMinter, makeAwsMinter, NO_INSTANCE, STATIC, staticProfile } from "../support/aws-mint.ts";
 import { verifyBedrockKey } from "../support/sigv4.ts";
 
-const DRIVER = `
-  import { text } from "node:stream/consumers";
-  import { FreshkeyError } from "./src/core/errors.ts";
-  import { mintAws } from "./src/sources/aws.ts";
-  const { options, request } = JSON.parse(await text(process.stdin));
-  const start = performance.now();
-  const answer = await mintAws(options, request).then(
-    (token) => ({ token }),
-    (error) => ({ error: FreshkeyError.from(error).toJSON() }),
-  );
-  const settled = performance.now();
-  process.stdout.write(JSON.stringify({ ...answer, elapsed: settled - start }));
-`;
-
-interface Outcome {
-  token?: Token;
-  error?: ErrorRecord;
-  /** Milliseconds until the mint settled. */
-  elapsed: number;
-  /** Milliseconds until the process had ended by itself, its start included. */
-  lived: number;
-  stderr: string;
-}
-
-const STATIC = {
-  AWS_ACCESS_KEY_ID: "AKIAFRESHKEYTEST0000",
-  AWS_SECRET_ACCESS_KEY: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-};
-const NO_INSTANCE = { AWS_EC2_METADATA_DISABLED: "true" };
 const HOUR = 3_600_000;
 
 let aws: AwsEndpoints;
-let home: string;
-let driver: string;
+let minter: AwsMinter;
+const mint: AwsMinter["mint"] = (...input) => minter.mint(...input);
+const files: AwsMinter["files"] = (...content) => minter.files(...content);
 
 before(async () => {
-  home = mkdtempSync(join(tmpdir(), "freshkey-aws-"));
-  driver = join(home, "driver.mjs");
-  await bundle(DRIVER, driver);
+  minter = await makeAwsMinter();
   aws = await startAwsEndpoints();
 });
 
 after(async () => {
   await aws.close();
-  rmSync(home, { recursive: true });
+  minter.close();
 });
 
 beforeEach(() => {
@@ -77,39 +36,6 @@ beforeEach(() => {
   aws.lifetime = HOUR;
   aws.requests.length = 0;
 });
-
-/** The driver and the SDK as one file: it starts in a quarter of the time. */
-async function bundle(contents: string, outfile: string): Promise<void> {
-  // The SDK's CommonJS parts ask for `require`, which a module doesn't have.
-  const banner = 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);';
-  const stdin = { contents, resolveDir: join(import.meta.dirname, "../.."), loader: "ts" } as const;
-  await build({ stdin, outfile, bundle: true, platform: "node", format: "esm", banner: { js: banner } });
-}
-
-async function mint(input: object, env: Record<string, string>, request: Partial<MintRequest> = {}): Promise<Outcome> {
-  const options: AwsOptions = v.parse(awsOptions, { kind: "bedrock-api-key", region: "us-west-2", ...input });
-  const start = performance.now();
-  const child = spawn(process.execPath, [driver], {
-    env: { PATH: process.env.PATH, HOME: home, ...env },
-    stdio: ["pipe", "pipe", "pipe"],
-  });
-  child.stdin.end(JSON.stringify({ options, request: { name: "test", timeout: 10_000, ...request } }));
-  const [out, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
-  assert.notEqual(out, "", stderr);
-  return { ...(JSON.parse(out) as Outcome), lived: performance.now() - start, stderr };
-}
-
-/** AWS's two files in a folder of their own, and the variables that lead there. */
-function files(config: string, credentials = ""): Record<string, string> {
-  const directory = mkdtempSync(join(home, "aws-"));
-  const env = {
-    AWS_CONFIG_FILE: join(directory, "config"),
-    AWS_SHARED_CREDENTIALS_FILE: join(directory, "credentials"),
-  };
-  writeFileSync(env.AWS_CONFIG_FILE, config);
-  writeFileSync(env.AWS_SHARED_CREDENTIALS_FILE, credentials);
-  return { ...env, ...NO_INSTANCE };
-}
 
 const container = () => ({ AWS_CONTAINER_CREDENTIALS_FULL_URI: aws.container });
 
@@ -203,7 +129,7 @@ describe("profiles", () => {
   test("a role of a profile, by STS", async () => {
     const env = files(
       "[profile dev]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = base\n",
-      `[base]\naws_access_key_id = ${STATIC.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${STATIC.AWS_SECRET_ACCESS_KEY}\n`,
+      staticProfile("base"),
     );
     const at = { ...env, AWS_ENDPOINT_URL_STS: aws.url };
     const { token, error } = await mint({ profile: "dev" }, at);
@@ -242,7 +168,7 @@ describe("profiles", () => {
     const env = files(
       "[profile tool]\ncredential_process = sh -c 'echo SecretAccessKey=abcdef >&2; exit 1'\n" +
         "[profile mfa]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = base\nmfa_serial = arn:aws:iam::1:mfa/me\n",
-      `[base]\naws_access_key_id = ${STATIC.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${STATIC.AWS_SECRET_ACCESS_KEY}\n`,
+      staticProfile("base"),
     );
     const [tool, mfa] = await Promise.all([mint({ profile: "tool" }, env), mint({ profile: "mfa" }, env)]);
     assert.equal(tool.error?.code, "ERR_SOURCE_FAILED");
@@ -258,16 +184,7 @@ describe("IAM Identity Center", () => {
     "[profile dev]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Dev\nregion = us-east-1\n" +
     "[sso-session corp]\nsso_start_url = https://corp.awsapps.com/start\nsso_region = us-east-1\n";
 
-  /** What `aws sso login` leaves behind: a file named after the session. */
-  function signedIn(lifetime: number, more: object = {}): Record<string, string> {
-    const directory = mkdtempSync(join(home, "sso-"));
-    const cache = join(directory, ".aws/sso/cache");
-    mkdirSync(cache, { recursive: true });
-    const expiresAt = new Date(Date.now() + lifetime).toISOString();
-    const content = JSON.stringify({ accessToken: "sso-access-token", expiresAt, ...more });
-    writeFileSync(join(cache, `${createHash("sha1").update("corp").digest("hex")}.json`), content);
-    return { HOME: directory };
-  }
+  const signedIn = (lifetime: number, more?: object) => minter.signedIn("corp", lifetime, more);
 
   const REFRESHABLE = {
     clientId: "c",
@@ -301,6 +218,17 @@ describe("IAM Identity Center", () => {
     const gone = await mint({ profile: "dev" }, { ...env, AWS_ENDPOINT_URL_SSO_OIDC: "http://127.0.0.1:9" });
     assert.equal(gone.error?.code, "ERR_SOURCE_UNREACHABLE");
     assert.match(gone.error.message, /127\.0\.0\.1 cannot be reached \(ECONNREFUSED\)/);
+  });
+
+  test("an access token that has expired is renewed with the refresh token of the session", async () => {
+    const { token, error } = await mint(
+      { profile: "dev" },
+      { ...files(CONFIG), ...endpoints(), ...signedIn(-1_000, REFRESHABLE) },
+    );
+    assert.equal(error, undefined, error?.message);
+    assert.deepEqual(aws.requests, ["POST /token", "GET /federation/credentials"]);
+    assert.equal(aws.received.at(-1)?.headers["x-amz-sso_bearer_token"], "renewed-sso-access-token");
+    assert.equal(verifyBedrockKey(token!.value, aws.given.at(-1)!.secretAccessKey).valid, true);
   });
 
   test("a role that the user does not have is refused", async () => {
@@ -341,7 +269,7 @@ describe("failures", () => {
     assert.equal(broken?.code, "ERR_SOURCE_FAILED");
     assert.match(broken.message, /127\.0\.0\.1 answered with HTTP 500/);
     assert.equal((await failing({ status: 200, body: "<html>" }))?.code, "ERR_SOURCE_ANSWER");
-    assert.equal((await failing({ status: 403, body: "{}" }))?.code, "ERR_SOURCE_FAILED");
+    assert.equal((await failing({ status: 400, body: "{}" }))?.code, "ERR_SOURCE_FAILED");
     const refused = await mint({}, { AWS_CONTAINER_CREDENTIALS_FULL_URI: "http://127.0.0.1:9/" });
     assert.equal(refused.error?.code, "ERR_SOURCE_UNREACHABLE");
     assert.match(refused.error.message, /ECONNREFUSED/);
@@ -351,7 +279,7 @@ describe("failures", () => {
     aws.answer = "hang";
     const env = files(
       "[profile dev]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = base\n",
-      `[base]\naws_access_key_id = ${STATIC.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${STATIC.AWS_SECRET_ACCESS_KEY}\n`,
+      staticProfile("base"),
     );
     const outcomes = await Promise.all([
       mint({}, container(), { timeout: 1_500 }),
@@ -364,30 +292,5 @@ describe("failures", () => {
       // The SDK's chain goes on to a second request to a container, which it gives up itself after a second.
       assert.ok(lived < elapsed + 2_500, `the process lived for ${lived} ms`);
     }
-  });
-});
-
-describe("the configuration's keys", () => {
-  const issues = (input: object) =>
-    (v.safeParse(awsOptions, { kind: "bedrock-api-key", ...input }).issues ?? []).map(
-      (issue) => `${v.getDotPath(issue)}: ${issue.message}`,
-    );
-
-  test("durations become milliseconds, twelve hours at most", () => {
-    assert.equal(v.parse(awsOptions, { kind: "bedrock-api-key" }).expires_in, 12 * HOUR);
-    assert.equal(v.parse(awsOptions, { kind: "bedrock-api-key", expires_in: "90m" }).expires_in, 1.5 * HOUR);
-    for (const wrong of ["13h", "0s", "12", 12]) {
-      assert.deepEqual(issues({ expires_in: wrong }), [
-        'expires_in: must be a duration up to 12h, such as "12h" or "90m"',
-      ]);
-    }
-  });
-
-  test("what is wrong is named with its key, and says what is allowed", () => {
-    assert.deepEqual(issues({ kind: "gold" }), ['kind: must be "bedrock-api-key"']);
-    assert.match(issues({ region: "Oregon" })[0] ?? "", /^region: must be the name of a region/);
-    for (const region of ["us-west-2", "us-gov-west-1", "ap-southeast-2"]) assert.deepEqual(issues({ region }), []);
-    assert.match(issues({ profile: "" })[0] ?? "", /^profile: must be the name of a profile/);
-    assert.match(issues({ account: "1" })[0] ?? "", /^account: /);
   });
 });

@@ -1,6 +1,6 @@
 /**
- * Checks an API key for Amazon Bedrock as its receiver would: Signature Version 4 of a presigned URL, computed anew from
- * AWS's description of it ("Create a signed AWS API request") with nothing but node:crypto.
+ * Checks an API key for Amazon Bedrock and a request to STS as their receiver would: Signature Version 4, computed anew
+ * from AWS's description of it ("Create a signed AWS API request") with nothing but node:crypto.
  */
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 
@@ -39,10 +39,7 @@ export function verifyBedrockKey(key: string, secretAccessKey: string): BedrockK
   // The URL can't carry a body, and its signer leaves that open: the hash of the empty one.
   const canonical = ["POST", "/", canonicalQuery, `host:${host}\n`, get("X-Amz-SignedHeaders"), sha256("")].join("\n");
   const scope = `${date}/${region}/${service}/${terminator}`;
-  const toSign = ["AWS4-HMAC-SHA256", stamp, scope, sha256(canonical)].join("\n");
-  const signingKey = [region, service, terminator].reduce<Buffer>(hmac, hmac(`AWS4${secretAccessKey}`, date));
-  const expected = hmac(signingKey, toSign);
-
+  const expected = signature(secretAccessKey, scope, stamp, canonical);
   const given = Buffer.from(get("X-Amz-Signature"), "hex");
   const forBedrock =
     key.startsWith(PREFIX) &&
@@ -61,6 +58,34 @@ export function verifyBedrockKey(key: string, secretAccessKey: string): BedrockK
     region,
     sessionToken: query.get("X-Amz-Security-Token"),
   };
+}
+
+export interface SignedRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: string;
+}
+
+/** Who signed a request that has its signature in the header `Authorization`; undefined where it is another's. */
+export function signerOf(request: SignedRequest, secretAccessKey: string) {
+  const { authorization, ...headers } = request.headers;
+  const form = /^AWS4-HMAC-SHA256 Credential=([^/]+)\/([^,]+), ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})$/;
+  const [, accessKeyId = "", scope = "", names = "", given = ""] = form.exec(String(authorization)) ?? [];
+  const signed = names.split(";").map((name) => `${name}:${String(headers[name]).trim()}\n`);
+  const canonical = [request.method, request.path, "", signed.join(""), names, sha256(request.body)].join("\n");
+  const stamp = String(headers["x-amz-date"]);
+  const [date = "", region = "", service = ""] = scope.split("/");
+  const expected = signature(secretAccessKey, scope, stamp, canonical);
+  const valid = stamp.startsWith(date) && timingSafeEqual(Buffer.from(given.padEnd(64, "0"), "hex"), expected);
+  return valid ? { accessKeyId, region, service, sessionToken: headers["x-amz-security-token"] } : undefined;
+}
+
+/** `scope`: date/region/service/aws4_request. */
+function signature(secretAccessKey: string, scope: string, stamp: string, canonical: string): Buffer {
+  const toSign = ["AWS4-HMAC-SHA256", stamp, scope, sha256(canonical)].join("\n");
+  const [date = "", ...rest] = scope.split("/");
+  return hmac(rest.reduce<Buffer>(hmac, hmac(`AWS4${secretAccessKey}`, date)), toSign);
 }
 
 function instant(stamp: string): number {
