@@ -69,9 +69,10 @@ export async function bootMachine(): Promise<Machine> {
       said += text;
     });
   }
-  const remove = () => powerOff(child, directory);
+  let init = 0;
+  const remove = () => powerOff(child, init, directory);
   try {
-    const init = await until("its first process", () => running(child, said) && firstProcess(child));
+    init = await until("its first process", () => running(child, said) && firstProcess(child));
     const run = (command: readonly string[], options: RunOptions = {}) => enter(init, command, options);
     const isUp = async () => running(child, said) && (await run(["systemctl", "is-active", "basic.target"])).code === 0;
     await until("its basic.target", isUp);
@@ -126,11 +127,12 @@ function enter(init: number, command: readonly string[], { user, env, input }: R
   });
 }
 
-async function powerOff(child: ChildProcess, directory: string): Promise<void> {
+async function powerOff(child: ChildProcess, init: number, directory: string): Promise<void> {
   const gone = () => child.exitCode !== null || child.signalCode !== null;
   if (!gone()) {
     const ended = new Promise((resolve) => child.once("exit", resolve));
-    const timer = setTimeout(() => child.kill("SIGKILL"), 15_000);
+    // The kernel ends all others with their first process; systemd-nspawn ends when it has. Not the other way round.
+    const timer = setTimeout(() => (init > 0 ? process.kill(init, "SIGKILL") : child.kill("SIGKILL")), 15_000);
     child.kill("SIGTERM");
     await ended;
     clearTimeout(timer);
