@@ -27,6 +27,8 @@ export interface AgentOptions {
   readonly log: Log;
   /** Reads the configuration again, for `reload`. Without it there is nothing to reload. */
   readonly reload?: () => Promise<Config>;
+  /** Called at the end of every turn of the loop, once it has begun: at least every two seconds. */
+  readonly onTurn?: () => void;
   readonly clock?: Clock;
   readonly random?: () => number;
   readonly mint?: typeof mint;
@@ -197,6 +199,7 @@ export class Agent {
     this.#watchClock();
     for (const refresher of this.#refreshers.values()) refresher.tick();
     this.#schedule();
+    this.#options.onTurn?.();
   }
 
   /** One timer for all tokens: it ends when the earliest is due, and soon enough to notice that the machine slept. */

@@ -1,5 +1,7 @@
+import type { Agent } from "../agent/agent.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import type { LogLevel } from "../os/log.ts";
+import type { Log, LogLevel } from "../os/log.ts";
+import type { Reporter } from "../service/reporter.ts";
 import { openConfig } from "./context.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
@@ -12,8 +14,9 @@ export const agent: Verb = {
   usage: "agent",
   summary: "keep every token fresh, in the foreground, until it is stopped",
   details: `This is what a systemd or launchd service runs. One agent runs for a user at a time. An edit of the
-configuration is in force within a second (SIGHUP does the same); one with a mistake changes nothing. SIGTERM and SIGINT stop it, the token files stay. The log goes to stderr: lines for a
-person on a terminal, JSON elsewhere; no token is ever in it.`,
+configuration is in force within a second (SIGHUP does the same); one with a mistake changes nothing. SIGTERM and SIGINT
+stop it, the token files stay. The log goes to stderr: lines for a person on a terminal, JSON elsewhere; no token is ever
+in it.`,
   options: { "log-level": { value: "LEVEL", help: "trace, debug, info (the default), warn or error" } },
   examples: [["freshkey agent", "watch it work in a terminal"]],
   operands: 0,
@@ -22,10 +25,22 @@ person on a terminal, JSON elsewhere; no token is ever in it.`,
 
 async function run(invocation: Invocation): Promise<number> {
   const { openLog } = await import("../os/log.ts");
+  const { serviceManager } = await import("../os/sd-notify.ts");
+  const { Reporter } = await import("../service/reporter.ts");
+  const log = openLog(logLevel(invocation));
+  const reporter = new Reporter(serviceManager((problem) => log.error(problem)));
+  try {
+    return await keep(invocation, log, reporter);
+  } catch (error) {
+    await reporter.failed((error as Error).message);
+    throw error;
+  }
+}
+
+async function keep(invocation: Invocation, log: Log, reporter: Reporter): Promise<number> {
   const { runDirectory } = await import("../os/paths.ts");
   const { ConfigWatch } = await import("../agent/config-watch.ts");
   const config = await openConfig(invocation);
-  const log = openLog(logLevel(invocation));
   const directory = runDirectory();
   if (directory.onDisk && process.platform !== "darwin") {
     log.warn({ path: directory.path }, "there is no runtime directory in memory: tokens are kept on a disk");
@@ -33,16 +48,23 @@ async function run(invocation: Invocation): Promise<number> {
   const stopped = signalled(["SIGTERM", "SIGINT"]);
   for (;;) {
     const reload = () => openConfig(invocation);
-    const held = await open(config, { run: directory.path, log, reload }, stopped);
+    const onTurn = () => reporter.turned(() => held!.status());
+    const held: Agent | undefined = await open(config, { run: directory.path, log, reload, onTurn }, stopped);
     if (!held) return 0;
     const watch = new ConfigWatch(held, log);
-    const hangUp = () => void watch.reload();
+    const hangUp = async () => {
+      await reporter.reloading();
+      await watch.reload();
+      await reporter.ready(held.status());
+    };
     process.on("SIGHUP", hangUp);
     held.start();
+    void reporter.ready(held.status());
     log.info({ pid: process.pid, tokens: config.tokens.size, config: config.file }, "agent started");
     const why = await Promise.race([stopped.then(() => "stopped"), lockLost(held)]);
     process.off("SIGHUP", hangUp);
     watch.close();
+    if (why === "stopped") void reporter.stopping();
     await held.close();
     if (why === "stopped") {
       log.info("agent stopped");

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { withoutServiceManager } from "./sd-notify.ts";
 
 export interface ChildOptions {
   readonly env?: NodeJS.ProcessEnv | undefined;
@@ -38,7 +39,7 @@ export function runChild(file: string, args: readonly string[], options: ChildOp
   return new Promise((resolve, reject) => {
     const answerOn = options.answerOn ?? 1;
     const child = spawn(file, args, {
-      env: options.env,
+      env: withoutServiceManager(options.env ?? process.env),
       cwd: options.cwd,
       detached: true,
       stdio: [
