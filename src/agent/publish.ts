@@ -63,7 +63,10 @@ export async function publish(config: TokenConfig, { token, minted, control, for
   const name = basename(config.path);
   const jsonFile = (content: TokenJson) => ({ ...files, name: tokenJsonName(name), data: formatTokenJson(content) });
   const before = readJson(config.path);
-  if (before && endsBefore(json.expires, before.expires)) {
+  if (!existsSync(tokenJsonPath(config.path))) {
+    // Without one the token would be a bare token for a moment, or, were this process killed, for good.
+    await replaceFiles(directory, [jsonFile(json)]);
+  } else if (before && endsBefore(json.expires, before.expires)) {
     await replaceFiles(directory, [jsonFile({ ...before, expires: json.expires })]);
     await sleep(ANNOUNCED_FOR);
   }

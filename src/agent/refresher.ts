@@ -252,6 +252,8 @@ export class Refresher {
     const { clock, random, log } = this.#tools;
     const now = clock.now();
     const failure = await this.#failures.add(error, now, random());
+    // Whoever wanted another token still does, due or not: it is tried again until there is one.
+    this.#nextRenewal = Math.min(this.#nextRenewal, now);
     const { attempts, nextTry } = failure;
     const details = { name: this.config.name, code: error.code, hint: error.hint, attempt: attempts };
     log[attempts === 1 ? "warn" : "debug"](details, `${error.message}; next try in ${formatDuration(nextTry - now)}`);

@@ -163,7 +163,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     let answered = false;
     let failed: unknown;
     // Whoever keeps the file may write it any time: that ends the wait as well as the agent's answer does.
-    const asked = this.#ask(stale, wait, signal)
+    const asked = this.#askInTime(stale, wait, signal)
       .catch((error) => {
         failed = error;
       })
@@ -185,6 +185,19 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     } finally {
       finished.abort();
       end();
+    }
+  }
+
+  /** Asks; and where the answer is that a source failed lately and is tried again in time, asks again then. */
+  async #askInTime(stale: TokenFile | undefined, wait: number, signal: AbortSignal): Promise<void> {
+    for (const end = performance.now() + wait; ; ) {
+      try {
+        return await this.#ask(stale, Math.max(1, Math.round(end - performance.now())), signal);
+      } catch (error) {
+        const backoff = error instanceof FreshkeyError && error.code === "ERR_BACKOFF" ? error.retryAfter : undefined;
+        if (backoff === undefined || performance.now() + backoff >= end) throw error;
+        await sleep(backoff, signal);
+      }
     }
   }
 
