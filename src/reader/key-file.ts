@@ -190,13 +190,18 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
 
   /** Asks; and where the answer is that a source failed lately and is tried again in time, asks again then. */
   async #askInTime(stale: TokenFile | undefined, wait: number, signal: AbortSignal): Promise<void> {
-    for (const end = performance.now() + wait; ; ) {
+    const end = performance.now() + wait;
+    let last: FreshkeyError | undefined;
+    for (;;) {
       try {
         return await this.#ask(stale, Math.max(1, Math.round(end - performance.now())), signal);
       } catch (error) {
+        // Of the time that is over, the source's own failure says more.
+        if (signal.aborted) throw last ?? error;
         const backoff = error instanceof FreshkeyError && error.code === "ERR_BACKOFF" ? error.retryAfter : undefined;
         if (backoff === undefined || performance.now() + backoff >= end) throw error;
-        await sleep(backoff, signal);
+        last = error as FreshkeyError;
+        await sleep(backoff, signal).catch(() => undefined);
       }
     }
   }

@@ -15,6 +15,8 @@ import { jwt, pause, temporaryDirectory } from "../support/unit.ts";
 const NOW = Date.parse("2026-11-23T09:00:00Z");
 const LIFE = 3_600_000;
 
+/** Milliseconds: long enough for a busy machine to find that nobody listens. */
+const SHORT = 500;
 const NEVER = new Promise<never>(() => {});
 
 interface Place {
@@ -56,7 +58,7 @@ function place(t: TestContext): Place {
       if (options.only !== "token") replace(`${path}.json`, formatTokenJson(json));
     },
     open(options = {}) {
-      const key = openKeyFile(path, { now: () => NOW, wait: 400, ...options });
+      const key = openKeyFile(path, { now: () => NOW, wait: 10_000, ...options });
       t.after(() => key.close());
       return key;
     },
@@ -139,7 +141,7 @@ describe("get", () => {
     now = NOW + LIFE - 30_000;
     assert.equal(await key.get(), "one");
     now += 1;
-    await assert.rejects(key.get(), { code: "ERR_TOKEN_EXPIRED" });
+    await assert.rejects(key.get(), { message: /expires in 30s, and 30ms brought no other/ });
     assert.equal(await at.open({ now: () => now, minValidity: 29_000 }).get(), "one");
   });
 
@@ -263,9 +265,9 @@ describe("a stale token", () => {
     const at = place(t);
     at.put("short", NOW + 60_000);
     await agent(t, at, () => ({ result: "already-renewed" }));
-    await assert.rejects(at.open({ wait: 50, minValidity: 120_000 }).get(), (error: FreshkeyError) => {
+    await assert.rejects(at.open({ wait: SHORT, minValidity: 120_000 }).get(), (error: FreshkeyError) => {
       assert.deepEqual([error.code, error.hint], ["ERR_DEADLINE", "see what the agent is doing: freshkey status"]);
-      assert.match(error.message, /expires in 1m, and 50ms brought no other$/);
+      assert.match(error.message, /expires in 1m, and 500ms brought no other$/);
       return true;
     });
   });
@@ -275,7 +277,7 @@ describe("a stale token", () => {
     at.put("old", NOW);
     const requests = await agent(t, at, () => at.put("new"));
     fs.chmodSync(join(at.control, ".."), 0o777);
-    await assert.rejects(at.open({ wait: 50 }).get(), { code: "ERR_TOKEN_EXPIRED" });
+    await assert.rejects(at.open({ wait: SHORT }).get(), { code: "ERR_TOKEN_EXPIRED" });
     assert.deepEqual(requests, []);
   });
 });
@@ -287,7 +289,7 @@ describe("no agent", () => {
     const seen: unknown[] = [];
     const key = at.open({
       renew: async (request, { timeout, signal }) => {
-        assert.ok(timeout > 0 && timeout <= 400, `${timeout} ms`);
+        assert.ok(timeout > 0 && timeout <= 10_000, `${timeout} ms`);
         seen.push(request, signal.aborted);
         at.put("new");
       },
@@ -312,26 +314,32 @@ describe("no agent", () => {
   test("many who ask at once call it once, and again the next time", async (t) => {
     const at = place(t);
     let calls = 0;
-    const key = at.open({ renew: async () => void calls++, wait: 30 });
-    await Promise.all(Array.from({ length: 5 }, () => assert.rejects(key.get())));
+    const error = new FreshkeyError("ERR_SOURCE_UNREACHABLE", "no network");
+    const key = at.open({
+      renew: async () => {
+        calls++;
+        throw error;
+      },
+    });
+    await Promise.all(Array.from({ length: 5 }, () => assert.rejects(key.get(), error)));
     assert.equal(calls, 1);
-    await assert.rejects(key.get());
+    await assert.rejects(key.get(), error);
     assert.equal(calls, 2);
   });
 
   test("and nothing to renew with: what is there instead, and what to do", async (t) => {
     const at = place(t);
-    const key = at.open({ wait: 30 });
+    const key = at.open({ wait: SHORT });
     await assert.rejects(key.get(), (error: FreshkeyError) => {
       assert.deepEqual([error.code, error.exitCode], ["ERR_TOKEN_MISSING", 69]);
-      assert.equal(error.message, `there is no token in ${at.path}, and 30ms brought none`);
+      assert.equal(error.message, `there is no token in ${at.path}, and ${SHORT}ms brought none`);
       assert.match(error.hint ?? "", /no agent runs: start one with `freshkey agent`/);
       return true;
     });
     at.put("old", NOW - 60_000);
     await assert.rejects(key.get(), {
       code: "ERR_TOKEN_EXPIRED",
-      message: `the token in ${at.path} expired 1m ago, and 30ms brought no other`,
+      message: `the token in ${at.path} expired 1m ago, and ${SHORT}ms brought no other`,
     });
   });
 
@@ -339,7 +347,7 @@ describe("no agent", () => {
     const path = join(temporaryDirectory(t), "below/token");
     mkdirSync(join(path, ".."));
     writeFileSync(path, jwt({ exp: (NOW - 60_000) / 1000 }));
-    const key = openKeyFile(path, { now: () => NOW, wait: 30 });
+    const key = openKeyFile(path, { now: () => NOW, wait: SHORT });
     t.after(() => key.close());
     await assert.rejects(key.get(), (error: FreshkeyError) => {
       assert.deepEqual(
@@ -422,7 +430,7 @@ describe("openKeyFile", () => {
     const key = at.open({ wait: 30 });
     await key.get();
     rmSync(join(at.path, ".."), { recursive: true });
-    await assert.rejects(key.get(), { code: "ERR_TOKEN_MISSING" });
+    await assert.rejects(key.get(), { message: /there is no token in/ });
     mkdirSync(join(at.path, ".."), { mode: 0o700 });
     at.put("two");
     assert.equal(await key.get(), "two");
