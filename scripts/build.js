@@ -66,8 +66,8 @@ async function bundleExtension(outfile) {
     platform: "node",
     format: "esm",
     target: "node20",
-    // Copilot CLI itself resolves it.
-    external: ["@github/copilot-sdk/extension"],
+    // Copilot CLI itself resolves its SDK; chokidar is for those who listen for rotations, which the extension does not.
+    external: ["@github/copilot-sdk/extension", "chokidar"],
     legalComments: "inline",
     logLevel: "warning",
   });

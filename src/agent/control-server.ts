@@ -2,6 +2,7 @@ import { chmodSync, rmSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { type ErrorRecord, errno, FreshkeyError } from "../core/errors.ts";
 import { type ControlRequest, LONGEST_LINE, PROTOCOL_VERSION } from "../os/control-client.ts";
+import { Stopped } from "./refresher.ts";
 
 /** A client that connects says what it wants within this time, or is cut off. */
 const TIME_TO_ASK = 5_000;
@@ -39,7 +40,7 @@ export function serveControl(
   });
   rmSync(socketPath, { force: true });
   return new Promise((resolve, reject) => {
-    server.once("error", (error) => {
+    server.on("error", (error) => {
       reject(
         new FreshkeyError("ERR_RUN_DIRECTORY", `cannot listen on ${socketPath}: ${errno(error)}`, { cause: error }),
       );
@@ -63,6 +64,8 @@ async function respond(line: string, handle: (request: ControlRequest) => Promis
   try {
     return send({ ok: true, ...(await handle(parseRequest(line))) });
   } catch (error) {
+    // This holder had less time than whoever asked: left without an answer, they find the next one, or become it.
+    if (error instanceof Stopped) return "";
     return send({ ok: false, error: FreshkeyError.from(error).toJSON() });
   }
 }

@@ -1,5 +1,6 @@
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { FreshkeyError } from "../core/errors.ts";
 import type { Failure } from "../core/state.ts";
 import { replaceFiles } from "../os/atomic-file.ts";
 
@@ -21,7 +22,10 @@ export class FailureFile {
   read(): Failure | undefined {
     try {
       const failure = JSON.parse(readFileSync(this.#path, "utf8")) as Failure;
-      return Number.isFinite(failure.nextTry) && failure.error?.code ? failure : undefined;
+      const instants = [failure.since, failure.nextTry, failure.notBefore, failure.attempts];
+      // A code of another version becomes one that is known here.
+      const error = FreshkeyError.fromJSON(failure.error).toJSON();
+      return instants.every(Number.isFinite) ? { ...failure, error } : undefined;
     } catch {
       return undefined;
     }

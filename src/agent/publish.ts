@@ -4,6 +4,7 @@ import { type TokenConfig, tokenDirectory } from "../config/load.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { sleep } from "../os/clock.ts";
 import { makePrivateDirectory, unsafeDirectory } from "../os/paths.ts";
 import {
   formatTokenJson,
@@ -26,6 +27,12 @@ export interface Publication {
   /** Overwrite a token file that freshkey did not write. */
   readonly force?: boolean | undefined;
 }
+
+/**
+ * How long an earlier expiry is announced before its token, milliseconds. A reader that had read token.json before the
+ * announcement must have read the old token by then; however busy the machine, it gets that far in this time.
+ */
+const ANNOUNCED_FOR = 100;
 
 /**
  * Puts a minted token into its token file (docs/token-file.md). Readers look at token.json first and at token second;
@@ -56,8 +63,12 @@ export async function publish(config: TokenConfig, { token, minted, control, for
   const name = basename(config.path);
   const jsonFile = (content: TokenJson) => ({ ...files, name: tokenJsonName(name), data: formatTokenJson(content) });
   const before = readJson(config.path);
-  if (before && endsBefore(json.expires, before.expires)) {
+  if (!existsSync(tokenJsonPath(config.path))) {
+    // Without one the token would be a bare token for a moment, or, were this process killed, for good.
+    await replaceFiles(directory, [jsonFile(json)]);
+  } else if (before && endsBefore(json.expires, before.expires)) {
     await replaceFiles(directory, [jsonFile({ ...before, expires: json.expires })]);
+    await sleep(ANNOUNCED_FOR);
   }
   await replaceFiles(directory, [{ ...files, name, data: token.value }, jsonFile(json)]);
 }
@@ -76,6 +87,20 @@ export function published(config: TokenConfig): TokenFile | undefined {
     if (error instanceof FreshkeyError) return undefined;
     throw error;
   }
+}
+
+/**
+ * The clock was set by `by` milliseconds: what token.json says was measured by the old one. An expiry that is too early
+ * is on the safe side and stays; one that would be too late is corrected.
+ */
+export async function restate(config: TokenConfig, by: number): Promise<void> {
+  const json = readJson(config.path);
+  if (!json || json.expires === UNKNOWN_EXPIRY || by >= 0) return;
+  const seconds = Math.floor(by / 1000);
+  const corrected = { ...json, expires: json.expires + seconds, minted: json.minted + seconds };
+  const name = tokenJsonName(basename(config.path));
+  const group = config.group === undefined ? undefined : groupId(config.group);
+  await replaceFiles(tokenDirectory(config), [{ name, data: formatTokenJson(corrected), mode: config.mode, group }]);
 }
 
 /** Removes the token's files, and its directory where freshkey made it. token.json goes last: it says whose the token is. */

@@ -1,18 +1,21 @@
 import type { TokenConfig } from "../config/load.ts";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import { backoff, isFresh, nextAfterSame, nextRenewal } from "../core/policy.ts";
-import type { Failure } from "../core/state.ts";
+import { nextAfterSame, nextRenewal } from "../core/policy.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
 import type { Clock } from "../os/clock.ts";
 import type { RenewAnswer, RenewReason, RenewRequest } from "../os/control-client.ts";
 import type { Log } from "../os/log.ts";
-import { stampOf, type TokenFile } from "../reader/token-file.ts";
+import { isUsable, type TokenFile } from "../reader/token-file.ts";
+import { Caretaker } from "./caretaker.ts";
+import type { TokenEvent } from "./events.ts";
+import { FailureClock } from "./failure-clock.ts";
 import type { FailureFile } from "./failure-file.ts";
 import type { mint } from "./mint.ts";
-import { publish, published, touch, unpublish } from "./publish.ts";
+import { publish, published, restate, unpublish } from "./publish.ts";
 import type { Schedule } from "./schedule.ts";
 import type { Slots } from "./slots.ts";
+import { SourceWatch } from "./source-watch.ts";
 import { describeToken, type TokenStatus } from "./token-status.ts";
 
 /** What a refresher works with; clock, randomness and the mint are injected in tests. */
@@ -30,6 +33,8 @@ export interface RefresherTools {
   readonly wake: () => void;
   /** Tells whether the source has another token to give, where one look can. Asked at every tick. */
   readonly sourceStamp?: (() => string | undefined) | undefined;
+  /** Called for everything that happens to the token. */
+  readonly observe?: (event: TokenEvent) => void;
 }
 
 type Request = Omit<RenewRequest, "op" | "name" | "reason"> & { reason: RenewReason | "scheduled" };
@@ -39,10 +44,15 @@ const TOO_YOUNG_TO_REJECT = 30_000;
 const REJECTED_BACKOFF = 30_000;
 /** A person may ask past the back-off, but not a script that says it is one. */
 const MANUAL_EVERY = 5_000;
-/** The token file is looked at this often, in case somebody removed or replaced it. */
-const LOOK_EVERY = 5_000;
-/** Below the ten days after which systemd-tmpfiles removes, and macOS's three. */
-const TOUCH_EVERY = 6 * 3_600_000;
+/** A token as young as this has not expired, whatever a client says of it. */
+const JUST_MINTED = 5_000;
+
+/** How a mint ends that was under way when its refresher was stopped: nobody's failure. */
+export class Stopped extends FreshkeyError {
+  constructor() {
+    super("ERR_AGENT", "the agent stops");
+  }
+}
 
 /** One token's life: when it is due, one mint at a time, one clock of failures. Only the holder of the lock has any. */
 export class Refresher {
@@ -50,54 +60,80 @@ export class Refresher {
   readonly #tools: RefresherTools;
   readonly #stopping = new AbortController();
   #minting: Promise<RenewAnswer> | undefined;
-  #failure: Failure | undefined;
+  readonly #failures: FailureClock;
   #nextRenewal: number;
+  /** The next plan is spread wide: the agent has just started, or the machine has just woken up. */
+  #spread = false;
   #lastManual = Number.NEGATIVE_INFINITY;
-  #lastLook: number;
-  #lastTouch: number;
-  #stamp: string | undefined;
-  #sourceStamp: string | undefined;
+  readonly #caretaker: Caretaker;
+  readonly #sourceWatch: SourceWatch;
 
   constructor(config: TokenConfig, tools: RefresherTools) {
     this.config = config;
     this.#tools = tools;
-    this.#failure = tools.failures.read();
-    const found = published(config);
-    this.#stamp = stampOf(config.path);
-    this.#lastLook = this.#lastTouch = tools.clock.now();
-    this.#nextRenewal = found?.matches ? this.#plan(found, true) : this.#lastLook;
+    this.#failures = new FailureClock(tools.failures, tools.clock.now());
+    this.#caretaker = new Caretaker(config, tools.clock.now());
+    this.#sourceWatch = new SourceWatch(tools.sourceStamp);
+    this.#nextRenewal = this.#planFromDisk();
+  }
+
+  /** Begins to renew at its ticks. A fleet that starts, or wakes up, at nine must not stay in step ever after. */
+  start(): void {
+    this.#spread = true;
+    this.#nextRenewal = this.#planFromDisk();
+  }
+
+  /** The machine has slept: what is due is due, the plan after it is spread. */
+  resumed(): void {
+    this.#spread = true;
+  }
+
+  /** Somebody set the wall clock by `by` milliseconds: no instant from before is worth anything now. */
+  async clockSet(by: number): Promise<void> {
+    const now = this.#tools.clock.now();
+    this.#nextRenewal = now;
+    this.#caretaker.begin(now);
+    this.#lastManual = Number.NEGATIVE_INFINITY;
+    this.#failures.hurry(now);
+    await restate(this.config, by).catch((error) => {
+      this.#tools.log.warn({ name: this.config.name }, `the expiry could not be corrected: ${error.message}`);
+    });
+    this.#tools.wake();
+  }
+
+  /** What the source depends on (a secret's file) has changed: what failed before may work now. */
+  sourceChanged(): void {
+    const now = this.#tools.clock.now();
+    this.#failures.hurry(now);
+    this.#nextRenewal = now;
+    this.#tools.wake();
   }
 
   /** When something is to be done next, epoch milliseconds. */
   get nextDue(): number {
     if (this.#minting) return Number.POSITIVE_INFINITY;
-    return Math.max(this.#nextRenewal, this.#failure?.nextTry ?? 0);
+    return Math.max(this.#nextRenewal, this.#failures.nextTry);
   }
 
   /** Called at every turn of the agent's loop: renews if it is time to. Never throws; what fails is logged and kept. */
   tick(): void {
     const now = this.#tools.clock.now();
-    if (now - this.#lastLook >= LOOK_EVERY) this.#look(now);
-    if (now - this.#lastTouch >= TOUCH_EVERY) {
-      this.#lastTouch = now;
-      touch(this.config, now);
-      this.#stamp = stampOf(this.config.path);
+    if (!this.#minting && this.#caretaker.findsItSpoilt(now)) {
+      this.#tools.log.warn({ name: this.config.name }, "somebody else removed or changed the token file; renewing");
+      this.#nextRenewal = now;
     }
     // Back-off is for a source that is asked in vain: this one has something new.
-    if (!this.#minting && this.#sourceHasChanged())
-      this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
-    else if (now >= this.nextDue) this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
+    if (!this.#minting && this.#sourceWatch.changed()) this.sourceChanged();
+    if (now >= this.nextDue) this.#mint({ seen: "", reason: "scheduled" }).catch(() => undefined);
   }
 
   /** Renews if the token is due, as cron's `freshkey renew` wants it. */
   async renewIfDue(): Promise<RenewAnswer> {
-    const found = published(this.config);
-    const changed = this.#sourceHasChanged();
+    if (this.#sourceWatch.changed()) this.sourceChanged();
     const now = this.#tools.clock.now();
-    if (found?.matches && isFresh(found, now) && now < this.#nextRenewal && !changed) {
-      return answerOf("already-renewed", found);
-    }
-    if (!changed) this.#refuseDuringBackoff("expired");
+    const found = published(this.config);
+    if (found?.matches && isUsable(found, now) && now < this.#nextRenewal) return answerOf("already-renewed", found);
+    this.#failures.refuse(now);
     return this.#mint({ seen: "", reason: "scheduled" });
   }
 
@@ -110,20 +146,24 @@ export class Refresher {
     if (this.#minting) return this.#minting;
     const now = this.#tools.clock.now();
     const found = published(this.config);
-    if (found?.matches && isFresh(found, now) && request.reason !== "manual") {
+    if (request.reason === "rejected" || request.reason === "suspect") {
+      this.#tools.observe?.({ kind: "rejected", fingerprint: request.seen, reason: request.reason });
+    }
+    if (found?.matches && isUsable(found, now) && request.reason !== "manual") {
       // The one that failed is not the one that is in place: somebody else has had it renewed.
       if (request.seen !== found.fingerprint) return answerOf("already-renewed", found);
-      if (request.reason === "expired" && now - found.minted < LOOK_EVERY) return answerOf("already-renewed", found);
+      if (request.reason === "expired" && now - found.minted < JUST_MINTED) return answerOf("already-renewed", found);
       if (request.reason !== "expired" && now - found.minted < TOO_YOUNG_TO_REJECT) this.#blameGateway(found, now);
     }
-    this.#refuseDuringBackoff(request.reason);
+    if (request.reason === "manual" && now - this.#lastManual >= MANUAL_EVERY) this.#lastManual = now;
+    else this.#failures.refuse(now);
     return this.#mint(request);
   }
 
   status(): TokenStatus {
     return describeToken(this.config, {
       found: published(this.config),
-      failure: this.#failure,
+      failure: this.#failures.failure,
       minting: this.#minting !== undefined,
       nextRenewal: this.nextDue,
       now: this.#tools.clock.now(),
@@ -132,15 +172,21 @@ export class Refresher {
 
   /** Ends a mint that is under way; the token file stays. */
   async stop(): Promise<void> {
-    this.#stopping.abort(new FreshkeyError("ERR_AGENT", "the agent stops"));
+    this.#stopping.abort(new Stopped());
     await this.#minting?.catch(() => undefined);
   }
 
   /** The token has left the configuration: its files go with it. */
   async remove(): Promise<void> {
-    await this.stop();
-    this.#tools.failures.clear();
+    await this.hand();
     await unpublish(this.config);
+    this.#tools.observe?.({ kind: "removed" });
+  }
+
+  /** Another configuration takes over: its source has not failed yet. */
+  async hand(): Promise<void> {
+    await this.stop();
+    this.#failures.end();
   }
 
   #mint(request: Request): Promise<RenewAnswer> {
@@ -164,8 +210,12 @@ export class Refresher {
       const before = published(this.config);
       const own = fingerprint(token.value);
       if (before?.matches && before.fingerprint === own) return this.#gotTheSame(before, request);
+      const { expires, identity } = token;
+      const about = { fingerprint: own, expires, identity, reason: request.reason };
+      this.#tools.observe?.({ kind: "minted", ...about });
       await publish(this.config, { token, minted, control, force: request.reason === "manual" });
       this.#succeeded(token, minted);
+      this.#tools.observe?.({ kind: "published", ...about });
       const life = token.expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(token.expires - clock.now());
       log.info({ name, fingerprint: own, expires_in: life, reason: request.reason }, "renewed");
       return { result: "renewed", fingerprint: own, expires: Math.floor(token.expires / 1000) };
@@ -175,47 +225,44 @@ export class Refresher {
   }
 
   #succeeded(token: Token, minted: number): void {
-    if (this.#failure) {
-      const lasted = formatDuration(this.#tools.clock.now() - this.#failure.since);
-      this.#tools.log.info({ name: this.config.name, attempts: this.#failure.attempts }, `works again after ${lasted}`);
-      this.#failure = undefined;
-      this.#tools.failures.clear();
-    }
-    this.#stamp = stampOf(this.config.path);
-    this.#nextRenewal = this.#plan({ ...token, minted }, false);
+    this.#ended();
+    this.#caretaker.written(this.#tools.clock.now());
+    this.#nextRenewal = this.#plan({ ...token, minted });
+  }
+
+  #ended(): void {
+    const failure = this.#failures.end();
+    if (!failure) return;
+    const lasted = formatDuration(this.#tools.clock.now() - failure.since);
+    this.#tools.log.info({ name: this.config.name, attempts: failure.attempts }, `works again after ${lasted}`);
+    this.#tools.observe?.({ kind: "recovered", failure });
   }
 
   /** A source with a cache of its own handed out the token that is in place: no renewal, and no reason to ask at once. */
   #gotTheSame(before: TokenFile, request: Request): RenewAnswer {
     const now = this.#tools.clock.now();
     this.#nextRenewal = nextAfterSame(before, now, this.#tools.random());
-    this.#failure = undefined;
-    this.#tools.failures.clear();
+    this.#ended();
     const again = formatDuration(this.#nextRenewal - now);
     this.#tools.log.debug({ name: this.config.name }, `the source handed out the same token, asked again in ${again}`);
     if (request.reason === "scheduled" || request.reason === "manual") return answerOf("already-renewed", before);
-    throw new FreshkeyError(
-      "ERR_BACKOFF",
-      `the source of ${this.config.name} hands out the same token from its cache`,
-      {
-        hint: `it is asked again in ${again}; a new sign-in gives a new token at once`,
-      },
-    );
+    const told = `the source of ${this.config.name} hands out the same token from its cache`;
+    const hint = `it is asked again in ${again}; a new sign-in gives a new token at once`;
+    throw new FreshkeyError("ERR_BACKOFF", told, { hint });
   }
 
   async #failed(error: FreshkeyError): Promise<FreshkeyError> {
-    if (this.#stopping.signal.aborted) return error;
+    if (this.#stopping.signal.aborted) return this.#stopping.signal.reason as Stopped;
     const { clock, random, log } = this.#tools;
     const now = clock.now();
-    const attempts = (this.#failure?.attempts ?? 0) + 1;
-    const wait = backoff(attempts, random(), {
-      permanent: error.class === "permanent" || error.class === "sign-in" || error.class === "config",
-      ...(error.retryAfter !== undefined && { retryAfter: error.retryAfter }),
-    });
-    this.#failure = { since: this.#failure?.since ?? now, attempts, nextTry: now + wait, error: error.toJSON() };
-    await this.#tools.failures.write(this.#failure);
+    const failure = await this.#failures.add(error, now, random());
+    // Whoever wanted another token still does, due or not: it is tried again until there is one.
+    this.#nextRenewal = Math.min(this.#nextRenewal, now);
+    const { attempts, nextTry } = failure;
     const details = { name: this.config.name, code: error.code, hint: error.hint, attempt: attempts };
-    log[attempts === 1 ? "warn" : "debug"](details, `${error.message}; next try in ${formatDuration(wait)}`);
+    log[attempts === 1 ? "warn" : "debug"](details, `${error.message}; next try in ${formatDuration(nextTry - now)}`);
+    const found = published(this.config);
+    this.#tools.observe?.({ kind: "failed", failure, usable: found !== undefined && isUsable(found, now) });
     return error;
   }
 
@@ -230,53 +277,19 @@ export class Refresher {
       },
     );
     this.#tools.log.warn({ name: this.config.name, fingerprint: found.fingerprint }, error.message);
+    this.#tools.observe?.({ kind: "refused", fingerprint: found.fingerprint, reason: "minted a moment ago" });
     throw error;
   }
 
-  /** One failure clock for all who ask: the source is not asked more often because many want it. */
-  #refuseDuringBackoff(reason: Request["reason"]): void {
-    const now = this.#tools.clock.now();
-    if (reason === "manual" && now - this.#lastManual >= MANUAL_EVERY) {
-      this.#lastManual = now;
-      return;
-    }
-    if (!this.#failure || now >= this.#failure.nextTry) return;
-    const { error, since, nextTry } = this.#failure;
-    const told = `${error.message} (since ${formatDuration(now - since)}, next try in ${formatDuration(nextTry - now)})`;
-    const code = error.class === "transient" ? "ERR_BACKOFF" : error.code;
-    throw new FreshkeyError(code, told, { hint: error.hint, retryAfter: nextTry - now });
-  }
-
-  #look(now: number): void {
-    this.#lastLook = now;
-    const stamp = stampOf(this.config.path);
-    if (stamp === this.#stamp) return;
-    this.#stamp = stamp;
+  #planFromDisk(): number {
     const found = published(this.config);
-    if (found?.matches) return;
-    this.#tools.log.warn(
-      { name: this.config.name },
-      "the token file was removed or changed by somebody else; renewing",
-    );
-    this.#nextRenewal = now;
+    return found?.matches ? this.#plan(found) : this.#tools.clock.now();
   }
 
-  /** Also at the first look: nobody knows what has been put there since the published token was. */
-  #sourceHasChanged(): boolean {
-    const stamp = this.#tools.sourceStamp?.();
-    // What is gone for a moment, while it is replaced, is no news.
-    if (stamp === undefined || stamp === this.#sourceStamp) return false;
-    this.#sourceStamp = stamp;
-    return true;
-  }
-
-  #plan(token: { minted: number; expires: number; renewAt?: number }, first: boolean): number {
-    const rules = {
-      refreshBefore: this.config.refreshBefore,
-      every: this.config.every,
-      cron: this.#tools.schedule?.next(token.minted),
-      first,
-    };
+  #plan(token: { minted: number; expires: number; renewAt?: number }): number {
+    const { refreshBefore, every } = this.config;
+    const rules = { refreshBefore, every, cron: this.#tools.schedule?.next(token.minted), first: this.#spread };
+    this.#spread = false;
     return nextRenewal(token, rules, this.#tools.random());
   }
 }

@@ -1,6 +1,6 @@
 import type { Config } from "../config/load.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import { sleep } from "../os/clock.ts";
+import { abortable, isTimeout, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewAnswer, type RenewRequest } from "../os/control-client.ts";
 import type { Log } from "../os/log.ts";
 import { Agent, controlSocket } from "./agent.ts";
@@ -101,15 +101,15 @@ function each(names: readonly string[], renewOne: (name: string) => Promise<Rene
   );
 }
 
-function unlessAborted<T>(promise: Promise<T>, { signal, unfinished }: RenewOptions): Promise<T> {
-  if (!signal) return promise;
-  const aborted = new Promise<never>((_resolve, reject) => {
-    const abort = () => {
-      unfinished?.();
-      reject(new FreshkeyError("ERR_DEADLINE", "the source takes longer than could be waited for"));
-    };
-    if (signal.aborted) abort();
-    else signal.addEventListener("abort", abort, { once: true });
-  });
-  return Promise.race([promise, aborted]);
+async function unlessAborted<T>(promise: Promise<T>, { signal, unfinished }: RenewOptions): Promise<T> {
+  try {
+    return await abortable(promise, signal);
+  } catch (error) {
+    // An abort for another reason than time: whoever waited has what they need.
+    if (error !== signal?.reason || !isTimeout(error)) throw error;
+    unfinished?.();
+    throw new FreshkeyError("ERR_DEADLINE", "the source takes longer than could be waited for", {
+      hint: "it goes on in the background: try again in a moment, or wait longer with --wait",
+    });
+  }
 }

@@ -1,5 +1,7 @@
+import type { Agent } from "../agent/agent.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import type { LogLevel } from "../os/log.ts";
+import type { Log, LogLevel } from "../os/log.ts";
+import type { Reporter } from "../service/reporter.ts";
 import { openConfig } from "./context.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
@@ -11,9 +13,10 @@ const LOCK_EVERY = 5_000;
 export const agent: Verb = {
   usage: "agent",
   summary: "keep every token fresh, in the foreground, until it is stopped",
-  details: `This is what a systemd or launchd service runs. One agent runs for a user at a time. SIGHUP reads the
-configuration again; SIGTERM and SIGINT stop it, the token files stay. The log goes to stderr: lines for a
-person on a terminal, JSON elsewhere; no token is ever in it.`,
+  details: `This is what a systemd or launchd service runs. One agent runs for a user at a time. An edit of the
+configuration is in force within a second (SIGHUP does the same); one with a mistake changes nothing. SIGTERM and SIGINT
+stop it, the token files stay. The log goes to stderr: lines for a person on a terminal, JSON elsewhere; no token is ever
+in it.`,
   options: { "log-level": { value: "LEVEL", help: "trace, debug, info (the default), warn or error" } },
   examples: [["freshkey agent", "watch it work in a terminal"]],
   operands: 0,
@@ -22,24 +25,46 @@ person on a terminal, JSON elsewhere; no token is ever in it.`,
 
 async function run(invocation: Invocation): Promise<number> {
   const { openLog } = await import("../os/log.ts");
-  const { runDirectory } = await import("../os/paths.ts");
-  const config = await openConfig(invocation);
+  const { serviceManager } = await import("../os/sd-notify.ts");
+  const { Reporter } = await import("../service/reporter.ts");
   const log = openLog(logLevel(invocation));
+  const reporter = new Reporter(serviceManager((problem) => log.error(problem)));
+  try {
+    return await keep(invocation, log, reporter);
+  } catch (error) {
+    await reporter.failed((error as Error).message);
+    throw error;
+  }
+}
+
+async function keep(invocation: Invocation, log: Log, reporter: Reporter): Promise<number> {
+  const { runDirectory } = await import("../os/paths.ts");
+  const { ConfigWatch } = await import("../agent/config-watch.ts");
+  const config = await openConfig(invocation);
   const directory = runDirectory();
   if (directory.onDisk && process.platform !== "darwin") {
     log.warn({ path: directory.path }, "there is no runtime directory in memory: tokens are kept on a disk");
   }
   const stopped = signalled(["SIGTERM", "SIGINT"]);
   for (;;) {
-    const held = await open(config, { run: directory.path, log, reload: () => openConfig(invocation) }, stopped);
+    const reload = () => openConfig(invocation);
+    const onTurn = () => reporter.turned(() => held!.status());
+    const held: Agent | undefined = await open(config, { run: directory.path, log, reload, onTurn }, stopped);
     if (!held) return 0;
-    const hangUp = () =>
-      void held.reload().catch((error) => log.error({ code: error.code }, `not reloaded: ${error.message}`));
+    const watch = new ConfigWatch(held, log);
+    const hangUp = async () => {
+      await reporter.reloading();
+      await watch.reload();
+      await reporter.ready(held.status());
+    };
     process.on("SIGHUP", hangUp);
     held.start();
+    void reporter.ready(held.status());
     log.info({ pid: process.pid, tokens: config.tokens.size, config: config.file }, "agent started");
     const why = await Promise.race([stopped.then(() => "stopped"), lockLost(held)]);
     process.off("SIGHUP", hangUp);
+    watch.close();
+    if (why === "stopped") void reporter.stopping();
     await held.close();
     if (why === "stopped") {
       log.info("agent stopped");
@@ -57,6 +82,7 @@ async function open(config: Opening[0], options: Opening[1], stopped: Promise<vo
   const { askAgent } = await import("../os/control-client.ts");
   const { sleep } = await import("../os/clock.ts");
   let stop = false;
+  let told = false;
   void stopped.then(() => {
     stop = true;
   });
@@ -73,6 +99,8 @@ async function open(config: Opening[0], options: Opening[1], stopped: Promise<vo
         hint: "see what it does: freshkey status; one agent keeps all tokens",
       });
     }
+    if (!told) options.log.info("waiting for a verb that renews just now");
+    told = true;
     await sleep(QUEUE_EVERY);
   }
   return undefined;
@@ -100,5 +128,7 @@ function logLevel(invocation: Invocation): LogLevel {
   const level =
     invocation.text("log-level") ?? (invocation.flag("verbose") ? "debug" : invocation.flag("quiet") ? "warn" : "info");
   if (LEVELS.includes(level)) return level as LogLevel;
-  throw new FreshkeyError("ERR_USAGE", `--log-level ${level}: must be one of ${LEVELS.join(", ")}`);
+  throw new FreshkeyError("ERR_USAGE", `--log-level ${level}: must be one of ${LEVELS.join(", ")}`, {
+    hint: "see: freshkey agent --help",
+  });
 }

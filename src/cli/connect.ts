@@ -1,25 +1,26 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
   type CopilotProvider,
   copilotEnvironment,
   copilotHome,
-  experimentalMode,
+  type ExtensionSettings,
   extensionPath,
   extensionText,
   installExtension,
   installedExtension,
   removeExtension,
-  setExperimentalMode,
 } from "../clients/copilot.ts";
-import { credentialHeader, probe } from "../clients/probe.ts";
+import { applySettings, experimentalEdit, experimentalMode, restoreExperimental } from "../clients/copilot-settings.ts";
+import { credentialHeader, modelsUrl, probe } from "../clients/probe.ts";
 import { shellExports, shellQuote } from "../clients/shell.ts";
 import { FreshkeyError } from "../core/errors.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
-import { configFile, makePrivateDirectory } from "../os/paths.ts";
+import { makePrivateDirectory } from "../os/paths.ts";
 import { openConfig, PROGRAM, READER } from "./context.ts";
+import { copilotProvider } from "./copilot-provider.ts";
 import { message, result } from "./output.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
@@ -57,10 +58,14 @@ async function run(invocation: Invocation): Promise<number> {
     });
   }
   const copilot = copilotHome(process.env, homedir());
-  const environmentFile = join(dirname(configFile(invocation.text("config"))), ENVIRONMENT_FILE);
+  // The user's own directory, even where the configuration is the system's.
+  const configHome = process.env.XDG_CONFIG_HOME || join(homedir(), ".config");
+  const environmentFile = join(configHome, "freshkey", ENVIRONMENT_FILE);
   if (invocation.flag("remove")) return remove(invocation, copilot, environmentFile);
   const provider = await providerOf(invocation);
-  const variables = copilotEnvironment(provider, READER);
+  // A hook that renews, where no agent runs, has to find the same configuration.
+  const config = invocation.text("config") ?? process.env.FRESHKEY_CONFIG;
+  const variables = { ...copilotEnvironment(provider, READER), ...(config && { FRESHKEY_CONFIG: resolve(config) }) };
   if (!invocation.flag("write")) {
     result(invocation.flag("json") ? `${JSON.stringify({ environment: variables })}\n` : shellExports(variables));
     message(
@@ -81,14 +86,15 @@ interface Plan {
 
 async function write(invocation: Invocation, { copilot, environmentFile, provider, variables }: Plan): Promise<number> {
   const before = installedExtension(copilot);
-  const experimental = experimentalMode(copilot);
-  const enable = !experimental && invocation.flag("enable-experimental");
-  const refused = experimental || enable ? await refusesBearer(provider) : undefined;
-  const extension = (experimental || enable) && !refused;
+  const on = experimentalMode(copilot);
+  const wanted = on || invocation.flag("enable-experimental");
+  const refused = wanted ? await refusesBearer(provider) : undefined;
+  const extension = wanted && !refused;
+  const edit = extension && !on ? experimentalEdit(copilot) : undefined;
 
   const steps = [
     `write ${environmentFile} (the command hook and the gateway's address)`,
-    ...(enable && extension ? [`switch on Copilot CLI's experimental mode in ${join(copilot, "settings.json")}`] : []),
+    ...(edit ? [`switch on Copilot CLI's experimental mode in ${edit.path}`] : []),
     ...(extension ? [`write ${extensionPath(copilot)}`] : []),
     ...(!extension && before ? [`remove ${extensionPath(copilot)}`] : []),
   ];
@@ -97,17 +103,19 @@ async function write(invocation: Invocation, { copilot, environmentFile, provide
   makePrivateDirectory(dirname(environmentFile));
   await replaceFiles(dirname(environmentFile), [{ name: ENVIRONMENT_FILE, data: environmentText(variables) }]);
   if (extension) {
-    if (enable) await setExperimentalMode(copilot, true);
-    const { type = "openai", baseUrl, wireApi, tokenPath } = provider;
+    const { type = "openai", baseUrl, wireApi, tokenPath, minValidity } = provider;
     const settings = {
       provider: { type, baseUrl, ...(wireApi && { wireApi }) },
       tokenPath,
+      minValidity,
       program: [process.execPath, PROGRAM] as const,
-      enabledExperimental: enable || before?.enabledExperimental === true,
+      experimentalBefore: edit?.before ?? before?.experimentalBefore,
     };
+    // First, since it holds what is to come back when it is taken away.
     await installExtension(copilot, extensionText(readFileSync(BUNDLE, "utf8"), settings));
+    if (edit) await applySettings(edit);
   } else if (before) {
-    await removeExtension(copilot);
+    await takeAway(copilot, before);
   }
   const done = extension
     ? "Copilot CLI reads the token file before every request, through its extension."
@@ -125,12 +133,17 @@ async function write(invocation: Invocation, { copilot, environmentFile, provide
 async function remove(invocation: Invocation, copilot: string, environmentFile: string): Promise<number> {
   const settings = installedExtension(copilot);
   await removeFiles(dirname(environmentFile), [ENVIRONMENT_FILE]);
-  if (settings) {
-    await removeExtension(copilot);
-    if (settings.enabledExperimental) await setExperimentalMode(copilot, false);
-  }
+  if (settings) await takeAway(copilot, settings);
   message(invocation, `Removed. If your profile has the line, take it out: . ${shellQuote(environmentFile)}`);
   return 0;
+}
+
+async function takeAway(copilot: string, { experimentalBefore }: ExtensionSettings): Promise<void> {
+  try {
+    if (experimentalBefore) await restoreExperimental(copilot, experimentalBefore);
+  } finally {
+    await removeExtension(copilot);
+  }
 }
 
 async function providerOf(invocation: Invocation): Promise<CopilotProvider & { baseUrl: string }> {
@@ -139,9 +152,7 @@ async function providerOf(invocation: Invocation): Promise<CopilotProvider & { b
     const config = await openConfig(invocation);
     const client = config.clients.get("copilot");
     if (client) {
-      const { path } = config.tokens.get(client.token)!;
-      const { base_url, type, wire_api, model } = client;
-      return { tokenPath: path, baseUrl: base_url, type, wireApi: wire_api, model };
+      return { ...copilotProvider(config, config.tokens.get(client.token)!), baseUrl: client.base_url };
     }
     throw new FreshkeyError("ERR_CONFIG_CLIENT", `${config.file} has no table [clients.copilot]`, {
       hint: 'add it, with token = "NAME" and base_url = "https://…"',
@@ -150,24 +161,26 @@ async function providerOf(invocation: Invocation): Promise<CopilotProvider & { b
     // A token that something else keeps needs no configuration: the environment says it all.
     const missing = error instanceof FreshkeyError && error.code === "ERR_CONFIG_MISSING";
     if (!missing || !baseUrl || !tokenPath) throw error;
+    const type = env.COPILOT_PROVIDER_TYPE as CopilotProvider["type"];
     return {
-      tokenPath,
+      tokenPath: resolve(tokenPath),
       baseUrl,
-      type: env.COPILOT_PROVIDER_TYPE as CopilotProvider["type"],
+      type,
       wireApi: env.COPILOT_PROVIDER_WIRE_API as CopilotProvider["wireApi"],
       model: env.COPILOT_MODEL,
+      verify: modelsUrl(type ?? "openai", baseUrl),
     };
   }
 }
 
 /**
  * The extension always sends `Authorization: Bearer` and wins over the hook: where the gateway wants another header
- * it must not be installed. Asked of the gateway itself, with both headers.
+ * it must not be installed. Asked of the gateway itself, with either header and with none.
  *
  * @returns what to tell the user, or undefined where Bearer is fine.
  */
 async function refusesBearer(provider: CopilotProvider & { baseUrl: string }): Promise<string | undefined> {
-  const { type = "openai", baseUrl, tokenPath } = provider;
+  const { type = "openai", tokenPath, verify } = provider;
   if (type === "openai") return undefined;
   const { openKeyFile } = await import("../reader/key-file.ts");
   const only = "Only the command hook is set up";
@@ -178,14 +191,24 @@ async function refusesBearer(provider: CopilotProvider & { baseUrl: string }): P
   } catch (error) {
     return `${only}: whether the gateway takes Authorization instead of ${header} cannot be tried without a token (${FreshkeyError.from(error).message}).`;
   }
-  const url = `${baseUrl}/models`;
-  const bearer = await probe(url, credentialHeader("bearer", token));
-  if (bearer !== undefined && bearer < 300) return undefined;
-  if (bearer !== 401 && bearer !== 403) {
-    return `${only}: whether the gateway takes Authorization instead of ${header} cannot be told (${url}: ${bearer ?? "no answer"}).`;
+  if (verify === undefined) {
+    return `${only}: without \`verify\` the gateway cannot be asked whether it takes Authorization instead of ${header}.`;
   }
-  const own = await probe(url, credentialHeader(type, token));
-  return `${only}: the gateway refuses \`Authorization: Bearer\` (${bearer}; with ${header}: ${own ?? "no answer"}), and the extension can send nothing else.`;
+  const [bearer, own, none] = await Promise.all([
+    probe(verify, credentialHeader("bearer", token)),
+    probe(verify, credentialHeader(type, token)),
+    probe(verify, {}),
+  ]);
+  // There need be nothing at that address: a gateway that asks for a credential first answers 404 only to a good one.
+  if (isRefusal(none) && bearer !== undefined && bearer < 500 && !isRefusal(bearer)) return undefined;
+  if (isRefusal(bearer)) {
+    return `${only}: the gateway refuses \`Authorization: Bearer\` (${bearer}; with ${header}: ${own ?? "no answer"}), and the extension can send nothing else.`;
+  }
+  return `${only}: whether the gateway takes Authorization instead of ${header} cannot be told (${verify}: ${bearer ?? "no answer"}; without a credential: ${none ?? "no answer"}).`;
+}
+
+function isRefusal(status: number | undefined): boolean {
+  return status === 401 || status === 403;
 }
 
 async function consent(invocation: Invocation, steps: readonly string[]): Promise<void> {

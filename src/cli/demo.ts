@@ -1,4 +1,5 @@
 import { accessSync, constants } from "node:fs";
+import { constants as system } from "node:os";
 import { delimiter, join } from "node:path";
 import { FreshkeyError } from "../core/errors.ts";
 import { PROGRAM, READER } from "./context.ts";
@@ -35,7 +36,7 @@ async function run(invocation: Invocation): Promise<number> {
   const json = invocation.flag("json");
   const screen = json || invocation.flag("quiet") ? undefined : openScreen(process.stdout, process.env);
   const interrupted = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort(signal));
   try {
     const summary = await runDemo({
       seconds,
@@ -50,7 +51,7 @@ async function run(invocation: Invocation): Promise<number> {
     const { requests, refused } = summary.lanes.freshkey;
     return requests > 0 && refused === 0 ? 0 : 1;
   } catch (error) {
-    if (interrupted.signal.aborted) return 130;
+    if (interrupted.signal.aborted) return 128 + system.signals[interrupted.signal.reason as "SIGINT" | "SIGTERM"];
     throw error;
   }
 }

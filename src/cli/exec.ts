@@ -11,12 +11,16 @@ import { lockIsHeld } from "../os/lock.ts";
 import { makePrivateDirectory, runDirectory } from "../os/paths.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { openConfig, openVerbLog, READER } from "./context.ts";
+import { copilotProvider } from "./copilot-provider.ts";
 import type { Invocation, Verb } from "./verb.ts";
 
 /** While the child runs, an agent that has gone is succeeded within this time. */
 const SUCCEED_EVERY = 1_000;
 /** An abandoned directory is removed when it is older than any that is just being made. */
 const ABANDONED = 60_000;
+/** Those by which a person or a service manager ends a program. */
+const SIGNALS = ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"] as const;
+type Signal = (typeof SIGNALS)[number];
 
 export const exec: Verb = {
   usage: "exec -- COMMAND …",
@@ -48,26 +52,24 @@ async function run(invocation: Invocation): Promise<number> {
   const [file, ...args] = commandOf(invocation);
   const place = invocation.text("mint") === undefined ? await configured(invocation) : await mintOnly(invocation);
   const log = await openVerbLog(invocation);
-  const stopKeeping = await keepAgent(place.config, { run: place.run, log });
+  const interrupted = new AbortController();
+  for (const signal of SIGNALS) process.once(signal, () => interrupted.abort(signal));
+  const key = openKeyFile(place.token.path, { wait: place.token.timeout + 5_000 });
+  let stopKeeping: (() => Promise<void>) | undefined;
   try {
-    const key = openKeyFile(place.token.path, { wait: place.token.timeout + 5_000 });
+    stopKeeping = await keepAgent(place.config, { run: place.run, log });
     // A client that starts without a token fails in its own words; here the source's own can be shown.
-    await key.get();
-    await key.close();
-    const base = place.config.clients.get("copilot");
-    const hooks = copilotEnvironment(
-      {
-        tokenPath: place.token.path,
-        baseUrl: base?.base_url,
-        type: base?.type,
-        wireApi: base?.wire_api,
-        model: base?.model,
-      },
-      READER,
-    );
+    await key.get({ signal: interrupted.signal });
+    interrupted.signal.throwIfAborted();
+    const hooks = copilotEnvironment(copilotProvider(place.config, place.token), READER);
     return await runClient(file!, args, { ...hooks, FRESHKEY_TOKEN_FILE: place.token.path });
+  } catch (error) {
+    // Somebody did not want to wait for the token.
+    if (error === interrupted.signal.reason) return 128 + constants.signals[error as Signal];
+    throw error;
   } finally {
-    await stopKeeping();
+    await key.close();
+    await stopKeeping?.();
     if (place.temporary) rmSync(place.run, { recursive: true, force: true });
   }
 }
@@ -105,8 +107,11 @@ async function mintOnly(invocation: Invocation): Promise<Place> {
   const { usualTokenPath } = await import("../config/load.ts");
   if (invocation.text("token") !== undefined)
     throw new FreshkeyError("ERR_USAGE", "--token and --mint exclude each other");
+  const every = invocation.duration("every");
   const parent = runDirectory().path;
   const run = join(parent, `exec-${process.pid}`);
+  // Pids come round again: another's token must not be taken for this one's.
+  rmSync(run, { recursive: true, force: true });
   makePrivateDirectory(run);
   await removeAbandoned(parent, run);
   const token: TokenConfig = {
@@ -117,7 +122,7 @@ async function mintOnly(invocation: Invocation): Promise<Place> {
     ownDirectory: true,
     timeout: 30_000,
     jitter: 0,
-    every: invocation.duration("every"),
+    every,
     baseUrls: process.env.COPILOT_PROVIDER_BASE_URL ? [process.env.COPILOT_PROVIDER_BASE_URL] : [],
   };
   return { config: { file: "", tokens: new Map([["mint", token]]), clients: new Map() }, token, run, temporary: true };
@@ -127,9 +132,11 @@ async function mintOnly(invocation: Invocation): Promise<Place> {
 async function removeAbandoned(parent: string, own: string): Promise<void> {
   for (const name of readdirSync(parent).filter((entry) => /^exec-\d+$/.test(entry))) {
     const path = join(parent, name);
-    const old = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > ABANDONED;
-    const used = path === own || (await lockIsHeld(join(path, "agent")).catch(() => false));
-    if (old && !used) rmSync(path, { recursive: true, force: true });
+    const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
+    if (path === own || age < ABANDONED) continue;
+    // One that never got so far has no directory for its lock.
+    if (await lockIsHeld(join(path, "agent")).catch(() => false)) continue;
+    rmSync(path, { recursive: true, force: true });
   }
 }
 

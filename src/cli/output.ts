@@ -1,4 +1,5 @@
 import { FreshkeyError } from "../core/errors.ts";
+import { type JournalLevel, journalPrefix } from "../os/journal.ts";
 import type { Invocation } from "./verb.ts";
 
 /** Writes the result: stdout carries nothing else. */
@@ -8,7 +9,12 @@ export function result(text: string): void {
 
 /** Writes a message for the person to stderr. */
 export function message(invocation: Invocation, text: string): void {
-  if (!invocation.flag("quiet")) process.stderr.write(`${text}\n`);
+  if (!invocation.flag("quiet")) tell("info", `${text}\n`);
+}
+
+/** Writes to stderr; what a service's verb says there has its priority in the journal. */
+function tell(level: JournalLevel, lines: string): void {
+  process.stderr.write(lines.replace(/^(?=.)/gm, journalPrefix(level)));
 }
 
 /**
@@ -24,11 +30,10 @@ export function report(thrown: unknown, options: { json: boolean; verbose: boole
     result(`${JSON.stringify({ error: { code, message: text, hint } })}\n`);
   } else {
     const lines = error.message.split("\n");
-    process.stderr.write(`freshkey: ${lines.join("\nfreshkey: ")}\n${error.hint ? `  → ${error.hint}\n` : ""}`);
+    tell("error", `freshkey: ${lines.join("\nfreshkey: ")}\n${error.hint ? `  → ${error.hint}\n` : ""}`);
   }
-  if (options.verbose) process.stderr.write(causes(error));
-  else if (error.code === "ERR_INTERNAL")
-    process.stderr.write("  → run it again with --verbose for where it happened\n");
+  if (options.verbose) tell("debug", causes(error));
+  else if (error.code === "ERR_INTERNAL") tell("error", "  → run it again with --verbose for where it happened\n");
   return error.exitCode;
 }
 

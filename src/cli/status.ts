@@ -9,10 +9,14 @@ import type { Invocation, Verb } from "./verb.ts";
 export const status: Verb = {
   usage: "status",
   summary: "every token: state, expiry, next renewal, last error",
-  options: { check: { help: "say nothing; exit 0 if every token is fresh, else as its error says (69 without one)" } },
+  options: {
+    check: { help: "say nothing; exit 0 if every token is fresh, else as its error says (69 without one)" },
+    prometheus: { help: "metrics, for the textfile collector of node_exporter" },
+  },
   examples: [
     ["freshkey status", "a table for a person"],
     ["freshkey status --json", "the same for a program"],
+    ["freshkey status --check", "a probe: the exit code alone"],
   ],
   operands: 0,
   run,
@@ -23,10 +27,19 @@ async function run(invocation: Invocation): Promise<number> {
   const exitCode = Math.max(0, ...tokens.map(exitCodeOf));
   if (invocation.flag("check")) return exitCode;
   if (invocation.flag("json")) {
-    result(`${JSON.stringify({ schema: 1, agent: agent ? { pid: agent.pid, since: agent.since } : null, tokens })}\n`);
+    const about = agent && { pid: agent.pid, since: agent.since, config_error: agent.config_error };
+    result(`${JSON.stringify({ schema: 1, agent: about ?? null, tokens })}\n`);
+    return 0;
+  }
+  if (invocation.flag("prometheus")) {
+    const { prometheusText } = await import("../agent/prometheus.ts");
+    result(prometheusText(agent !== undefined, tokens, Date.now()));
     return 0;
   }
   result(table(tokens, Date.now()));
+  if (agent?.config_error) {
+    message(invocation, `the configuration on disk is not in force: ${agent.config_error.message}`);
+  }
   if (!agent)
     message(invocation, "no agent runs: tokens are renewed when a client asks; start one with `freshkey agent`");
   return 0;

@@ -2,49 +2,112 @@
  * COPILOT_PROVIDER_API_KEY_FILE for the unmodified GitHub Copilot CLI: an extension that gives each session a token
  * callback, which reads the key file again before every request. Bundled to one file; `connect` puts the settings in
  * front of it.
+ *
+ * Whatever ends this process before it has joined the session leaves the CLI to the command hook; what ends it later
+ * ends the session. So doubts come first, and afterwards nothing may throw but the callback.
  */
 import { spawn } from "node:child_process";
-import { joinSession } from "@github/copilot-sdk/extension";
-import { FreshkeyError } from "../core/errors.ts";
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
+import { joinSession, type Session } from "@github/copilot-sdk/extension";
+import { errno, FreshkeyError } from "../core/errors.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { checkOrigin } from "../reader/origin.ts";
+import { readTokenJson } from "../reader/token-file.ts";
 import type { ExtensionSettings } from "./copilot.ts";
 
 declare const settings: ExtensionSettings;
 
+// stdout is the channel to the CLI: one line of text on it would end the session.
+console.log = console.info = console.debug = console.error;
+
 /** The CLI waits for the callback: longer than for a command, not for ever. */
 const WAIT = 20_000;
+/** By so much a process that renews gives up earlier: it needs time to start, and to say why. */
+const HEAD_START = 1_000;
 
-const path = process.env.COPILOT_PROVIDER_API_KEY_FILE || settings.tokenPath;
-const key = openKeyFile(path, { wait: WAIT, renew: (_request, { timeout, signal }) => renewApart(timeout, signal) });
-
-await joinSession({
-  provider: {
-    ...settings.provider,
-    bearerTokenProvider: async () => {
-      const { value, json } = await key.read();
-      checkOrigin(json?.base_url ?? "", settings.provider.baseUrl, "the extension's base URL");
-      return value;
-    },
-  },
+const named = process.env.COPILOT_PROVIDER_API_KEY_FILE;
+const path = resolve(named || settings.tokenPath);
+const key = openKeyFile(path, {
+  wait: WAIT,
+  ...(settings.minValidity !== undefined && { minValidity: settings.minValidity }),
+  renew: (_request, { timeout, signal }) => renewApart(timeout, signal),
 });
+let session: Session | undefined;
+let told = false;
+
+const doubt = named ? doubtAbout(path) : undefined;
+if (!named || doubt) {
+  // Not joining at all would keep the CLI waiting for half a minute; joined like this, it goes by its environment.
+  session = await joinSession({});
+  if (doubt && path === settings.tokenPath) warn(`${doubt}; to mend this: freshkey connect copilot --write`);
+} else {
+  session = await joinSession({ provider: { ...settings.provider, bearerTokenProvider: token } });
+}
+process.on("uncaughtException", (error) => console.error(error));
+
+/**
+ * What speaks against this token: a session may use another gateway than the one that this extension was written for
+ * (`freshkey exec`, a changed configuration), and a token goes nowhere but to its own.
+ */
+function doubtAbout(path: string): string | undefined {
+  const configured = readTokenJson(path)?.base_url ?? "";
+  if (configured === "" && path !== settings.tokenPath) return "nothing says which gateway this token is for";
+  try {
+    checkOrigin(configured, settings.provider.baseUrl, "freshkey's extension");
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+async function token(): Promise<string> {
+  try {
+    const { value, json } = await key.read();
+    checkOrigin(json?.base_url ?? "", settings.provider.baseUrl, "freshkey's extension");
+    told = false;
+    return value;
+  } catch (thrown) {
+    const { message, hint } = FreshkeyError.from(thrown);
+    // Of an error the CLI shows the message and nothing else, and only after five more attempts.
+    const text = hint ? `${message}\n  → ${hint}` : message;
+    if (!told) warn(text);
+    told = true;
+    throw new Error(text);
+  }
+}
+
+/** Tells the user, in the session's timeline. */
+function warn(text: string): void {
+  session?.log(`freshkey: ${text}`, { level: "warning" }).catch(() => undefined);
+}
 
 /** No agent runs: the program renews in a process of its own. What it prints, the token, is not read. */
 function renewApart(timeout: number, signal: AbortSignal): Promise<void> {
   const [node, program] = settings.program;
-  const child = spawn(node, [program, "token", path, "--wait", `${timeout}ms`], {
+  const gone = [node, program].find((file) => !existsSync(file));
+  if (gone) return Promise.reject(cannotRenew(`${gone} is not there any more`));
+  const wait = Math.max(1, Math.floor(timeout) - HEAD_START);
+  const child = spawn(node, [program, "token", path, "--wait", `${wait}ms`], {
     stdio: ["ignore", "ignore", "pipe"],
     signal,
   });
   return new Promise((resolve, reject) => {
     let said = "";
-    child.stderr.on("data", (chunk) => {
-      said += chunk;
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      said += text;
     });
-    child.once("error", reject);
+    child.once("error", (error) => reject(signal.aborted ? signal.reason : cannotRenew(String(errno(error)))));
     child.once("close", (code) => {
-      if (code === 0) resolve();
-      else reject(new FreshkeyError("ERR_TOKEN_EXPIRED", said.trim() || `freshkey token ended with exit code ${code}`));
+      if (code === 0) return resolve();
+      const why = said.replaceAll(/^freshkey: /gm, "").trim();
+      reject(new FreshkeyError("ERR_TOKEN_EXPIRED", why || `freshkey token ended with exit code ${code}`));
     });
+  });
+}
+
+function cannotRenew(why: string): FreshkeyError {
+  return new FreshkeyError("ERR_CLIENT", `no agent runs, and freshkey cannot be started: ${why}`, {
+    hint: "start the agent (freshkey agent), or put this extension in place again: freshkey connect copilot --write",
   });
 }

@@ -7,7 +7,8 @@ declare module "@github/copilot-sdk/extension" {
     bearerTokenProvider: (request: { sessionId?: string }) => Promise<string>;
   }
   export interface Session {
-    log(text: string): Promise<unknown>;
+    /** A line in the session's timeline; with `-p`, on stdout, from `warning` on stderr. */
+    log(text: string, options?: { level?: "info" | "warning" | "error" }): Promise<unknown>;
   }
-  export function joinSession(options: { provider: ProviderConfig }): Promise<Session>;
+  export function joinSession(options: { provider?: ProviderConfig }): Promise<Session>;
 }

@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import type { ExperimentalBefore } from "./copilot-settings.ts";
 import { shellQuote } from "./shell.ts";
 
 /** What one gateway and one token file mean to Copilot CLI. */
@@ -13,16 +14,21 @@ export interface CopilotProvider {
   readonly type?: "openai" | "azure" | "anthropic" | undefined;
   readonly wireApi?: "completions" | "responses" | undefined;
   readonly model?: string | undefined;
+  /** Milliseconds of life that a token must have left for this client; the reader's own rule without it. */
+  readonly minValidity?: number | undefined;
+  /** Where the gateway can be asked which header it takes. */
+  readonly verify?: string | undefined;
 }
 
 /** What the extension is told when it is installed: it has no other way to learn it (CLI 1.0.102 strips its environment). */
 export interface ExtensionSettings {
   readonly provider: { type: "openai" | "azure" | "anthropic"; baseUrl: string; wireApi?: "completions" | "responses" };
   readonly tokenPath: string;
+  readonly minValidity?: number | undefined;
   /** The command that renews where no agent runs: `node`, the program. */
   readonly program: readonly [string, string];
-  /** `connect` switched the CLI's experimental mode on: `--remove` switches it off again. */
-  readonly enabledExperimental: boolean;
+  /** `connect` switched the CLI's experimental mode on: what `--remove` brings back. */
+  readonly experimentalBefore?: ExperimentalBefore | undefined;
 }
 
 /**
@@ -30,13 +36,17 @@ export interface ExtensionSettings {
  * profile. COPILOT_PROVIDER_API_KEY_FILE is what the extension goes by, where it is installed.
  */
 export function copilotEnvironment(provider: CopilotProvider, reader: string): Record<string, string> {
+  // Whole seconds: with those the shell script needs no help.
+  const seconds = provider.minValidity === undefined ? undefined : Math.ceil(provider.minValidity / 1000);
+  const minValidity = seconds === undefined ? [] : ["--min-validity", `${seconds}s`];
+  const hook = [reader, ...minValidity, provider.tokenPath];
   return {
     ...(provider.baseUrl && { COPILOT_PROVIDER_BASE_URL: provider.baseUrl }),
     ...(provider.type && provider.type !== "openai" && { COPILOT_PROVIDER_TYPE: provider.type }),
     ...(provider.wireApi && { COPILOT_PROVIDER_WIRE_API: provider.wireApi }),
     ...(provider.model && { COPILOT_MODEL: provider.model }),
     COPILOT_PROVIDER_API_KEY_FILE: provider.tokenPath,
-    COPILOT_PROVIDER_API_KEY_COMMAND: `exec ${shellQuote(reader)} ${shellQuote(provider.tokenPath)}`,
+    COPILOT_PROVIDER_API_KEY_COMMAND: `exec ${hook.map(shellQuote).join(" ")}`,
   };
 }
 
@@ -60,7 +70,11 @@ export function extensionText(bundle: string, settings: ExtensionSettings): stri
   return `${MARK}\nconst settings = ${JSON.stringify(settings)};\n\n${bundle}`;
 }
 
-/** The settings of the extension that is installed; undefined where there is none. */
+/**
+ * The settings of the extension that is installed; undefined where there is none.
+ *
+ * @throws FreshkeyError `ERR_CLIENT` if another extension is in its place.
+ */
 export function installedExtension(copilot: string): ExtensionSettings | undefined {
   const text = readIfThere(extensionPath(copilot));
   if (text === undefined) return undefined;
@@ -75,46 +89,21 @@ export function installedExtension(copilot: string): ExtensionSettings | undefin
 /** Puts the extension in place, or a newer one in the place of an older. */
 export async function installExtension(copilot: string, text: string): Promise<void> {
   const directory = dirname(extensionPath(copilot));
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error) => {
+    throw new FreshkeyError("ERR_CLIENT", `cannot make ${directory}: ${errno(error)}`, { cause: error });
+  });
   await replaceFiles(directory, [{ name: EXTENSION, data: text }]);
 }
 
 export async function removeExtension(copilot: string): Promise<void> {
   const directory = dirname(extensionPath(copilot));
   await removeFiles(directory, [EXTENSION]);
-  for (const empty of [directory, dirname(directory)]) {
+  for (const empty of [directory, dirname(directory), copilot]) {
     try {
       rmdirSync(empty);
     } catch {
       // Somebody keeps other files there.
     }
-  }
-}
-
-/** Whether the CLI loads extensions: its experimental mode, kept in `settings.json`. */
-export function experimentalMode(copilot: string): boolean {
-  return readSettings(copilot).experimental === true;
-}
-
-/** Switches the experimental mode on, or back to what it was before: not mentioned. */
-export async function setExperimentalMode(copilot: string, on: boolean): Promise<void> {
-  const { experimental: _before, ...others } = readSettings(copilot);
-  const settings = on ? { ...others, experimental: true } : others;
-  await mkdir(copilot, { recursive: true, mode: 0o700 });
-  await replaceFiles(copilot, [{ name: "settings.json", data: `${JSON.stringify(settings, null, 2)}\n` }]);
-}
-
-function readSettings(copilot: string): Record<string, unknown> {
-  const path = join(copilot, "settings.json");
-  const text = readIfThere(path);
-  if (text === undefined || text.trim() === "") return {};
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw new FreshkeyError("ERR_CLIENT", `${path} is not plain JSON: it is left as it is`, {
-      hint: 'add "experimental": true to it by hand, or run `copilot --experimental` once',
-      cause: error,
-    });
   }
 }
 

@@ -25,3 +25,12 @@ export async function probe(
     return undefined;
   }
 }
+
+/** Where a gateway of that type lists its models: a GET that costs nothing and needs the credential. */
+export function modelsUrl(type: "openai" | "azure" | "anthropic", baseUrl: string): string {
+  const base = baseUrl.replace(/\/+$/, "");
+  if (type === "anthropic") return `${base}/v1/models`;
+  // Copilot CLI takes an Azure base URL with and without that path.
+  if (type === "azure" && !base.endsWith("/openai/v1")) return `${base}/openai/v1/models`;
+  return `${base}/models`;
+}

@@ -15,6 +15,9 @@ export function parseDocument(text: string, file: string): TomlDocument {
     const program = parseTOML(text, { tomlVersion: "1.0.0" });
     const lines = new Map<string, number>();
     for (const node of program.body[0].body) record(node, [], lines);
+    // Taken as a value it would change every object of this process.
+    const proto = [...lines].find(([path]) => (JSON.parse(path) as string[]).includes("__proto__"));
+    if (proto) throw new FreshkeyError("ERR_CONFIG_SYNTAX", `${file}:${proto[1]}: a key cannot be called __proto__`);
     return {
       values: getStaticTOMLValue(program) as Record<string, unknown>,
       lineOf(path) {

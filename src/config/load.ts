@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type * as v from "valibot";
+import { modelsUrl } from "../clients/probe.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import type { AwsOptions } from "../sources/aws.ts";
 import type { AzureOptions } from "../sources/azure.ts";
@@ -17,6 +18,7 @@ import {
   type SourceName,
   sourceOptions,
   tokenOptions,
+  topOptions,
 } from "./schema.ts";
 
 /** A source's name with the options that are its own. */
@@ -55,6 +57,10 @@ export interface Config {
   readonly file: string;
   readonly tokens: ReadonlyMap<string, TokenConfig>;
   readonly clients: ReadonlyMap<string, ClientConfig>;
+  /** The program that is told what a person has to know; a desktop note without it. */
+  readonly notify?: readonly string[] | undefined;
+  /** The audit log's path. */
+  readonly audit?: string | undefined;
 }
 
 /** The token file of the token `name`, where its `file` does not say otherwise. */
@@ -72,7 +78,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
   const document = parseDocument(readConfig(file), file);
   const mistakes = new Mistakes(file, document);
   const { tokens: tokenTables, clients: clientTables, ...others } = document.values;
-  for (const key of Object.keys(others)) mistakes.unknown([key], ["tokens", "clients"]);
+  const top = mistakes.check(topOptions, others, [], [...Object.keys(topOptions.entries), "tokens", "clients"]);
 
   const clients = new Map<string, ClientConfig>();
   for (const [name, table] of tables(clientTables, ["clients"], mistakes)) {
@@ -93,7 +99,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
         `"${client.token}" is a whole set of AWS credentials: no gateway may see their secret`,
       );
     }
-    if (isTable(tokenTables) && client.token in tokenTables) continue;
+    if (isTable(tokenTables) && Object.hasOwn(tokenTables, client.token)) continue;
     const meant = nearest(client.token, Object.keys(isTable(tokenTables) ? tokenTables : {}));
     mistakes.add(
       ["clients", client.name, "token"],
@@ -103,7 +109,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
   if (tokens.size === 0 && !mistakes.any)
     mistakes.add([], "there is no token: add a table [tokens.NAME] with a source");
   mistakes.raise();
-  return { file, tokens, clients };
+  return { file, tokens, clients, ...top };
 }
 
 function readConfig(file: string): string {
@@ -145,7 +151,7 @@ async function checkToken(
     return undefined;
   }
   const { source, ...keys } = table;
-  if (typeof source !== "string" || !(source in sourceOptions)) {
+  if (typeof source !== "string" || !Object.hasOwn(sourceOptions, source)) {
     const known = Object.keys(sourceOptions);
     const meant = typeof source === "string" ? nearest(source, known) : undefined;
     const given = source === undefined ? "is missing; it" : `${JSON.stringify(source)} is unknown; it`;
@@ -171,7 +177,8 @@ async function checkToken(
   if (common.cron !== undefined) await checkCron(common.cron, path, mistakes);
 
   const users = around.clients.filter((client) => client.token === name);
-  const verify = common.verify === undefined ? users[0] && `${users[0].base_url}/models` : common.verify || undefined;
+  const verify =
+    common.verify === undefined ? users[0] && modelsUrl(users[0].type, users[0].base_url) : common.verify || undefined;
   return {
     ...({ source, options } as SourceConfig),
     name,
@@ -266,6 +273,13 @@ export function tokenOf(config: Config, name: string | undefined): TokenConfig {
   throw new FreshkeyError("ERR_CONFIG_TOKEN", `${config.file} has no token "${name}"`, {
     hint: meant ? `did you mean "${meant}"?` : `it has ${names.join(", ")}`,
   });
+}
+
+/** The files that a token's source reads its secrets from. */
+export function secretFiles({ options }: TokenConfig): string[] {
+  return Object.values(options).flatMap((value: unknown) =>
+    isTable(value) && typeof value.file === "string" ? [value.file] : [],
+  );
 }
 
 /** The directory that holds a token's files. */

@@ -6,8 +6,8 @@ import { azureOptions } from "../sources/azure.ts";
 import { commandOptions } from "../sources/command.ts";
 import { fileOptions } from "../sources/file.ts";
 
-/** Longer than this, setTimeout and common sense overflow. */
-const LONGEST = 366 * 24 * 3_600_000;
+/** Longer than this, setTimeout overflows. */
+const LONGEST = 24 * 24 * 3_600_000;
 
 const duration = v.pipe(
   v.string(`must be ${DURATION_FORM}`),
@@ -85,6 +85,20 @@ export const clientOptions = v.strictObject({
   model: v.optional(v.pipe(v.string(), v.minLength(1))),
 });
 export type ClientOptions = v.InferOutput<typeof clientOptions>;
+
+/** Keys outside every table. */
+export const topOptions = v.strictObject({
+  notify: v.optional(
+    v.pipe(
+      v.array(
+        v.pipe(v.string(), v.minLength(1)),
+        'must be a program and its arguments, such as ["notify-send", "freshkey"]',
+      ),
+      v.minLength(1, "must name a program"),
+    ),
+  ),
+  audit: v.optional(v.pipe(v.string("must be a path"), v.startsWith("/", "must be an absolute path"))),
+});
 
 /** A token's name: it becomes a directory's. */
 export const NAME_FORM = /^[a-z0-9][a-z0-9-]{0,62}$/;

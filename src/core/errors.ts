@@ -104,7 +104,7 @@ export class FreshkeyError extends Error {
 
   /** The inverse of `toJSON`. A record of another version with a code that is not known here becomes `ERR_INTERNAL`. */
   static fromJSON(record: Partial<ErrorRecord>): FreshkeyError {
-    const code = record.code !== undefined && record.code in CODES ? record.code : "ERR_INTERNAL";
+    const code = record.code !== undefined && Object.hasOwn(CODES, record.code) ? record.code : "ERR_INTERNAL";
     return new FreshkeyError(code, String(record.message ?? "unknown error"), record);
   }
 

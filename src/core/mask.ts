@@ -8,9 +8,16 @@ const SECRETS = [
   /\b(?:A[KS]IA)[A-Z0-9]{12,}\b/g,
   /\b(?:sk|pk|ghp|gho|ghu|ghs|xox[abp])[-_][\w-]{8,}/g,
   /(?<=\b(?:[Bb]earer|[Bb]asic)\s+)\S+/g,
-  /(?<=\b(?:password|passwd|secret|client_secret|access_token|refresh_token|id_token|api[-_]?key|assertion|code)["']?\s*[=:]\s*["']?)[^\s"'&,;}]+/gi,
+  // Names as they are in JSON, in a query, in a variable: clientSecret, AWS_SECRET_ACCESS_KEY, …
+  /(?<=(?:passw(?:or)?d|secret|(?:secret|access)_?(?:access_?)?key|(?:access|refresh|session|id)_?token|api[-_]?key|assertion)["']?\s*[=:]\s*["']?)[^\s"'&,;}]+/gi,
+  /(?<=[?&]code=)[^\s"'&]+/g,
+  // A client secret of Entra ID.
+  /(?<![\w.~-])[\w.~-]{3}\dQ~[\w.~-]{30,}/g,
   // 40 characters and more in one run with letters and digits. A GUID is shorter; a path starts with a slash.
   /(?<![\w./+-])(?=[\w+/=.-]*\d)(?=[\w+/=.-]*[A-Za-z])[\w+][\w+/=-]{39,}(?:\.[\w+/=-]+)*/g,
+  // The same with dots in it, as refresh tokens have: then with both cases and 24 characters between two dots, which
+  // the name of a host hasn't.
+  /(?<![\w./+-])(?=[\w+/=.-]*\d)(?=[\w+/=.-]*[a-z])(?=[\w+/=.-]*[A-Z])(?=[\w+/=.-]*[\w+/=-]{24})[\w+][\w+/=.-]{39,}/g,
 ];
 
 /** `text` with everything that looks like a credential replaced by `***`, on one line, at most `limit` characters. */

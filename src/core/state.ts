@@ -9,7 +9,10 @@ export type State = "fresh" | "renewing" | "failing" | "sign-in-needed" | "expir
 export interface Failure {
   readonly since: number;
   readonly attempts: number;
+  /** When the agent tries again by itself. */
   readonly nextTry: number;
+  /** Until when nobody else can make it try: sooner than `nextTry` where a person may have mended it meanwhile. */
+  readonly notBefore: number;
   readonly error: ErrorRecord;
 }
 

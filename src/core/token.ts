@@ -55,10 +55,12 @@ export function jwtTimes(value: string): JwtTimes | undefined {
   if (header === undefined || payload === undefined || signature === undefined || rest.length > 0) return undefined;
   try {
     const claims = JSON.parse(Buffer.from(payload, "base64url").toString("utf8")) as Record<string, unknown>;
-    const seconds = (claim: unknown) =>
-      typeof claim === "number" && claim > 0 && claim < YEAR_10000 ? Math.floor(claim * 1000) : undefined;
-    const expires = seconds(claims.exp);
-    return expires === undefined ? undefined : { expires, issued: seconds(claims.iat) };
+    const milliseconds = (claim: unknown) => {
+      const instant = typeof claim === "number" && claim < YEAR_10000 ? Math.floor(claim * 1000) : 0;
+      return instant > 0 ? instant : undefined;
+    };
+    const expires = milliseconds(claims.exp);
+    return expires === undefined ? undefined : { expires, issued: milliseconds(claims.iat) };
   } catch {
     return undefined;
   }

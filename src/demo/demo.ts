@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { FreshkeyError } from "../core/errors.ts";
 import { deadline, sleep } from "../os/clock.ts";
 import { type KeyFile, openKeyFile } from "../reader/key-file.ts";
-import { startCopilotLane } from "./copilot-lane.ts";
+import { startCopilotLane, unpackCopilot } from "./copilot-lane.ts";
 import { type Gateway, startGateway } from "./gateway.ts";
 import { type Identity, startIdentity } from "./identity.ts";
 import { askOnceASecond, type Outcome } from "./lane.ts";
@@ -17,7 +17,7 @@ import { askOnceASecond, type Outcome } from "./lane.ts";
 export type LaneName = "static" | "freshkey";
 
 export type DemoEvent =
-  | { readonly kind: "ready"; readonly curl: string; readonly lifetime: number }
+  | { readonly kind: "ready"; readonly curl: string; readonly lifetime: number; readonly copilot: boolean }
   | { readonly kind: "request"; readonly lane: LaneName; readonly outcome: Outcome }
   | { readonly kind: "renewed"; readonly token: string; readonly fingerprint: string }
   | { readonly kind: "killed" | "restarted" };
@@ -59,6 +59,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoSummary> {
     return thing;
   };
   try {
+    if (options.copilot) await unpackCopilot(options.copilot, home, signal);
     const identity = open(await startIdentity({ lifetime: LIFETIME }));
     const gatewayFor = async (lane: LaneName): Promise<Gateway> => {
       const script = { issuer: identity.issuer, audience: AUDIENCE, toolCalls: options.seconds };
@@ -77,7 +78,8 @@ export async function runDemo(options: DemoOptions): Promise<DemoSummary> {
     await bedrock.get();
     const renewals = countRotations("copilot", key, onEvent);
     const bedrockKeys = countRotations("bedrock", bedrock, onEvent);
-    onEvent({ kind: "ready", curl: curlLine(key.path, gateways.freshkey), lifetime: LIFETIME });
+    const curl = curlLine(key.path, gateways.freshkey);
+    onEvent({ kind: "ready", curl, lifetime: LIFETIME, copilot: options.copilot !== undefined });
 
     const { signal: over, end } = deadline(options.seconds * 1_000, signal);
     open({ close: end });

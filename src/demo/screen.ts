@@ -42,11 +42,14 @@ export function openScreen(stream: NodeJS.WriteStream, env: NodeJS.ProcessEnv): 
     drawFooter();
   };
 
-  const intro = ({ curl, lifetime }: DemoEvent & { kind: "ready" }) => {
+  const intro = ({ curl, lifetime, copilot }: DemoEvent & { kind: "ready" }) => {
+    const other = copilot ? "other is GitHub Copilot CLI, whose hook" : "other";
     const rows = [
-      `An identity provider, a gateway and the freshkey agent run on this machine. Tokens live ${formatDuration(lifetime)}.`,
-      "Two clients ask the gateway once a second. One read its key at the start, as coding CLIs do;",
-      "the other reads the token file before each request. Try it yourself in a second terminal:",
+      "An identity provider, a gateway and the freshkey agent run on this machine.",
+      `Tokens live ${formatDuration(lifetime)}. Two clients ask the gateway once a second: one read its key`,
+      `at the start, as coding CLIs do; the ${other}`,
+      "reads the token file before each request.",
+      "Try it yourself in a second terminal:",
       "",
       `  ${curl}`,
       "",
@@ -72,7 +75,8 @@ export function openScreen(stream: NodeJS.WriteStream, env: NodeJS.ProcessEnv): 
           return say(`${at()}the agent is started again`);
       }
     },
-    close: (summary) => say(`\n${sentence(summary)}`),
+    // Below the lanes, which stay.
+    close: (summary) => void stream.write(`\n${sentence(summary)}\n`),
   };
 }
 
@@ -81,9 +85,9 @@ export function sentence({ lanes, renewals, kills }: DemoSummary): string {
   const { static: once, freshkey } = lanes;
   const fell =
     once.refused > 0
-      ? `The client that read its key once was refused ${once.refused} times of ${once.requests}: its token had expired.`
-      : `The client that read its key once got through all ${once.requests} times: its token has not expired yet.`;
+      ? `The key that was read once was refused ${once.refused} times of ${once.requests}: it had expired.`
+      : `The key that was read once got through all ${once.requests} times: it has not expired yet.`;
   const never = freshkey.refused === 0 ? "never" : `${freshkey.refused} times`;
-  const killed = kills > 0 ? ", although the agent was killed on the way" : "";
+  const killed = kills > 0 ? ",\nalthough the agent was killed on the way" : "";
   return `${fell}\nThe client with freshkey was ${never} refused in ${freshkey.requests} requests over ${renewals} renewals${killed}.`;
 }

@@ -90,6 +90,7 @@ const ADVICE: Record<string, string> = {
   EACCES: "make the directory yours and writable: chown and chmod u+rwx",
   EPERM: "make the directory yours, or leave out `group` and `mode`",
   ENOENT: "make the directory again",
+  EISDIR: "a directory is in the place of a file: move it away",
 };
 
 function writeError(directory: string, error: unknown): FreshkeyError {

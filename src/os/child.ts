@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { withoutServiceManager } from "./sd-notify.ts";
 
 export interface ChildOptions {
   readonly env?: NodeJS.ProcessEnv | undefined;
@@ -27,6 +28,8 @@ export interface ChildResult {
 }
 
 const STDERR_KEPT = 8 * 1024;
+/** Milliseconds for what a program wrote last to arrive, once it has ended. */
+const LAST_WORDS = 250;
 
 /**
  * Runs a program without a shell, in a process group of its own, and reads one answer from it. At the deadline, on
@@ -38,7 +41,7 @@ export function runChild(file: string, args: readonly string[], options: ChildOp
   return new Promise((resolve, reject) => {
     const answerOn = options.answerOn ?? 1;
     const child = spawn(file, args, {
-      env: options.env,
+      env: withoutServiceManager(options.env ?? process.env),
       cwd: options.cwd,
       detached: true,
       stdio: [
@@ -52,11 +55,13 @@ export function runChild(file: string, args: readonly string[], options: ChildOp
     const stderr: Buffer[] = [];
     let size = 0;
     let ended: ChildResult["ended"];
+    const destroyPipes = () => {
+      for (const stream of child.stdio) stream?.destroy();
+    };
     const end = (why: NonNullable<ChildResult["ended"]>) => {
       ended ??= why;
       killGroup(child);
-      // A grandchild that left the group may hold the pipes open: the answer does not wait for it.
-      for (const stream of child.stdio) stream?.destroy();
+      destroyPipes();
     };
     const timer = setTimeout(end, options.timeout, "timeout");
     const abort = () => end("abort");
@@ -85,8 +90,12 @@ export function runChild(file: string, args: readonly string[], options: ChildOp
       settle();
       reject(error);
     });
-    // The program has ended: whatever it left running in its group is not waited for.
-    child.once("exit", () => killGroup(child));
+    // The program has ended: whatever it left running is not waited for, in its group or, with the pipes open, outside.
+    child.once("exit", () => {
+      killGroup(child);
+      // What it wrote is in the pipes by now; setImmediate comes after they have been read, however late the timer is.
+      setTimeout(() => setImmediate(destroyPipes), LAST_WORDS).unref();
+    });
     child.once("close", (code, killed) => {
       settle();
       const text = (parts: Buffer[]) => Buffer.concat(parts).toString("utf8");

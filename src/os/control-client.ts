@@ -88,14 +88,17 @@ export function askAgent<Answer>(
 }
 
 function read<Answer>(line: string): Answer {
-  let answer: ControlAnswer;
+  let answer: Partial<ControlAnswer> | null = null;
   try {
-    answer = JSON.parse(line) as ControlAnswer;
-  } catch (error) {
-    throw new FreshkeyError("ERR_AGENT", "the agent's answer cannot be understood", { cause: error });
+    answer = JSON.parse(line) as Partial<ControlAnswer> | null;
+  } catch {
+    // Said below.
   }
-  if (!answer.ok) throw FreshkeyError.fromJSON(answer.error);
-  return answer as Answer;
+  if (answer?.ok === true) return answer as Answer;
+  if (answer?.ok === false && answer.error) throw FreshkeyError.fromJSON(answer.error);
+  throw new FreshkeyError("ERR_AGENT", "the agent's answer cannot be understood", {
+    hint: "restart the agent: it and this program may come from different versions of freshkey",
+  });
 }
 
 function cannotAsk(path: string, error: unknown): FreshkeyError {

@@ -50,7 +50,7 @@ export async function acquireLock(
 }
 
 /** Whether somebody holds the lock of `directory`, or is just taking it. */
-export function lockIsHeld(directory: string): Promise<boolean> {
+export async function lockIsHeld(directory: string): Promise<boolean> {
   return somebodyAnswers(lockPaths(directory));
 }
 
@@ -77,6 +77,9 @@ async function somebodyAnswers(paths: readonly string[]): Promise<boolean> {
   return (await Promise.all(paths.map(answers))).includes(true);
 }
 
+/** What says that nobody listens any more. Whatever else fails (no descriptor left, say) proves nothing. */
+const DEAD = ["ENOENT", "ECONNREFUSED", "ENOTSOCK"];
+
 /** Whether a process listens on `path`. A full backlog (EAGAIN) is one that listens and is suspended. */
 function answers(path: string): Promise<boolean> {
   return new Promise((resolve) => {
@@ -85,7 +88,7 @@ function answers(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once("error", (error) => resolve(errno(error) === "EAGAIN"));
+    socket.once("error", (error) => resolve(!DEAD.includes(errno(error) ?? "")));
   });
 }
 
@@ -94,7 +97,7 @@ function listen(path: string): Promise<() => Promise<void>> {
   checkSocketPath(path);
   return new Promise((resolve, reject) => {
     const server = createServer((socket) => socket.on("error", () => undefined).destroy());
-    server.once("error", (error) => {
+    server.on("error", (error) => {
       reject(
         new FreshkeyError("ERR_RUN_DIRECTORY", `cannot make the socket ${path}: ${errno(error)}`, {
           hint: "see that the directory is yours and writable, on a file system that can hold Unix sockets",

@@ -116,7 +116,12 @@ export function unsafeDirectory(
 }
 
 function stat(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false });
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch {
+    // ENOTDIR, EACCES: whatever is there, this user cannot use it.
+    return undefined;
+  }
 }
 
 function nearest(path: string): { path: string; stat: Stats } {

@@ -2,12 +2,10 @@ import { EventEmitter } from "node:events";
 import { basename, dirname, join, resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
-import { isFresh, minValidity } from "../core/policy.ts";
-import { UNKNOWN_EXPIRY } from "../core/token.ts";
-import { deadline, sleep } from "../os/clock.ts";
+import { abortable, deadline, sleep } from "../os/clock.ts";
 import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
 import { unsafeDirectory } from "../os/paths.ts";
-import { readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
+import { isUsable, readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
 import { watchToken } from "./watch.ts";
 
 export interface KeyFileOptions {
@@ -40,6 +38,8 @@ const MISMATCH_PAUSE = 5;
 const MISMATCH_LOOKS = 20;
 /** While waiting the file is looked at this often even if no event arrives. */
 const LOOK_EVERY = 200;
+/** How long whoever was asked has to say why it gave up. */
+const LAST_WORDS = 100;
 
 /**
  * Opens the key file at `path` (default: `COPILOT_PROVIDER_API_KEY_FILE`) for reading before every request.
@@ -122,7 +122,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
   }
 
   #isFresh(token: TokenFile): boolean {
-    return isFresh(token, this.#now(), this.#options.minValidity ?? minValidity(token));
+    return isUsable(token, this.#now(), this.#options.minValidity);
   }
 
   /** The token in the file, out of memory as long as the file is the same. */
@@ -163,9 +163,9 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     let answered = false;
     let failed: unknown;
     // Whoever keeps the file may write it any time: that ends the wait as well as the agent's answer does.
-    const asked = this.#ask(stale, wait, signal)
+    const asked = this.#askInTime(stale, wait, signal)
       .catch((error) => {
-        failed = error ?? new Error("aborted");
+        failed = error;
       })
       .finally(() => {
         answered = true;
@@ -175,14 +175,34 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
         const current = await this.#current();
         if (current && this.#isFresh(current)) return current;
         if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
+        // Whoever was asked gives up on the same signal, and may say more than that the time is over.
+        if (signal.aborted) await Promise.race([asked, sleep(LAST_WORDS)]);
+        if (failed !== undefined && failed !== signal.reason && !(failed instanceof NoAgent)) throw failed;
         if (signal.aborted) throw this.#nothing(current, wait, failed);
-        if (failed !== undefined && !(failed instanceof NoAgent)) throw failed;
         const pause = sleep(LOOK_EVERY, signal).catch(() => undefined);
         await Promise.race(answered ? [pause] : [pause, asked]);
       }
     } finally {
       finished.abort();
       end();
+    }
+  }
+
+  /** Asks; and where the answer is that a source failed lately and is tried again in time, asks again then. */
+  async #askInTime(stale: TokenFile | undefined, wait: number, signal: AbortSignal): Promise<void> {
+    const end = performance.now() + wait;
+    let last: FreshkeyError | undefined;
+    for (;;) {
+      try {
+        return await this.#ask(stale, Math.max(1, Math.round(end - performance.now())), signal);
+      } catch (error) {
+        // Of the time that is over, the source's own failure says more.
+        if (signal.aborted) throw last ?? error;
+        const backoff = error instanceof FreshkeyError && error.code === "ERR_BACKOFF" ? error.retryAfter : undefined;
+        if (backoff === undefined || performance.now() + backoff >= end) throw error;
+        last = error as FreshkeyError;
+        await sleep(backoff, signal).catch(() => undefined);
+      }
     }
   }
 
@@ -195,42 +215,32 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
       const control = json?.control || usualControl(this.path);
       // Beside a bare token there may be anybody's directory of that name.
       if (!isSafeDirectory(dirname(control))) throw new NoAgent(`no agent on ${control}`);
-      await askAgent(control, { op: "renew", ...request }, { timeout, signal });
+      // The signal ends it in time; its own time-out is for who asks without one.
+      await askAgent(control, { op: "renew", ...request }, { timeout: timeout + LOOK_EVERY, signal });
     } catch (error) {
       if (!(error instanceof NoAgent) || !this.#options.renew) throw error;
       await this.#options.renew(request, { timeout, signal });
     }
   }
 
+  /** Nothing fresh came in time: what is there instead, and whose turn it is. */
   #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
-    const waited = `waited ${formatDuration(wait)}`;
     const kept = current?.json !== undefined || isSafeDirectory(dirname(usualControl(this.path)));
+    const nobody = failed instanceof NoAgent;
     const hint = !kept
       ? "see to what writes that file; freshkey does not keep it"
-      : failed instanceof NoAgent || failed === undefined
+      : nobody
         ? "no agent runs: start one with `freshkey agent`, or see `freshkey status`"
-        : "see what the agent says: freshkey status";
-    if (!current) {
-      return new FreshkeyError("ERR_TOKEN_MISSING", `there is no token in ${this.path} (${waited})`, {
-        hint,
-        cause: failed,
-      });
-    }
-    const left = current.expires - this.#now();
-    const when =
-      current.expires === UNKNOWN_EXPIRY
-        ? ""
-        : left > 0
-          ? `expires in ${formatDuration(left)}`
-          : `expired ${formatDuration(-left)} ago`;
-    return new FreshkeyError(
-      "ERR_TOKEN_EXPIRED",
-      `the token in ${this.path} ${when} and nothing renewed it (${waited})`,
-      {
-        hint,
-        cause: failed,
-      },
-    );
+        : "see what the agent is doing: freshkey status";
+    const code = !nobody ? "ERR_DEADLINE" : current ? "ERR_TOKEN_EXPIRED" : "ERR_TOKEN_MISSING";
+    const what = current ? `the token in ${this.path} ${this.#age(current)}` : `there is no token in ${this.path}`;
+    const message = `${what}, and ${formatDuration(wait)} brought ${current ? "no other" : "none"}`;
+    return new FreshkeyError(code, message, { hint, cause: failed });
+  }
+
+  #age(token: TokenFile): string {
+    const left = token.expires - this.#now();
+    return left > 0 ? `expires in ${formatDuration(left)}` : `expired ${formatDuration(-left)} ago`;
   }
 }
 
@@ -246,13 +256,4 @@ function isSafeDirectory(path: string): boolean {
     // ENOENT, ENOTDIR, EACCES: there is none that could be used.
     return false;
   }
-}
-
-function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise;
-  return new Promise((resolvePromise, reject) => {
-    const abort = () => reject(signal.reason);
-    signal.addEventListener("abort", abort, { once: true });
-    promise.then(resolvePromise, reject).finally(() => signal.removeEventListener("abort", abort));
-  });
 }

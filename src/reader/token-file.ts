@@ -5,6 +5,7 @@
 import { closeSync, fstatSync, openSync, readFileSync, type Stats, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { errno, FreshkeyError } from "../core/errors.ts";
+import { isFresh, minValidity } from "../core/policy.ts";
 import { fingerprint, jwtTimes, UNKNOWN_EXPIRY, unpublishable } from "../core/token.ts";
 import { unsafeDirectory } from "../os/paths.ts";
 
@@ -58,8 +59,12 @@ export interface TokenFile {
 
 /** Identifies the content of a file without reading it: a replaced file has another inode or another time. */
 export function stampOf(path: string): string | undefined {
-  const stats = statSync(path, { throwIfNoEntry: false });
-  return stats && stamp(stats);
+  try {
+    return stamp(statSync(path));
+  } catch {
+    // There is none, or it cannot be got at (ENOTDIR, EACCES): who reads it says so.
+    return undefined;
+  }
 }
 
 function stamp(stats: Stats): string {
@@ -90,6 +95,17 @@ export function readTokenFile(path: string): TokenFile | undefined {
   return { value, fingerprint: own, ...times(value, json, matches), json, matches, stamp: content.stamp };
 }
 
+/** A token whose mint lies in the future was minted before the clock was set back: nobody knows its expiry any more. */
+const CLOCK_TOLERANCE = 2_000;
+
+/** Whether a client may be given the token now: it has `required` milliseconds of life left, by a clock that can be trusted. */
+export function isUsable(file: TokenFile, now: number, required: number = minValidity(file)): boolean {
+  if (file.expires === UNKNOWN_EXPIRY) return true;
+  // Of a bare token `minted` is the provider's clock, which may well be ahead of this one.
+  const setBack = file.json !== undefined && file.matches && file.minted - now > CLOCK_TOLERANCE;
+  return !setBack && isFresh(file, now, required);
+}
+
 /**
  * Whose word counts for the expiry: token.json where it is about this token. Where it is about another one (a bare
  * token, or one laid there by hand), the JWT's own `exp`; for an opaque token the other's expiry is the safe side.
@@ -105,13 +121,17 @@ function times(value: string, json: TokenJson | undefined, matches: boolean): { 
 export function readTokenJson(path: string): TokenJson | undefined {
   const jsonPath = tokenJsonPath(path);
   let text: string;
+  let unsafe: ReturnType<typeof unsafeDirectory>;
   try {
     text = readFileSync(jsonPath, "utf8");
+    unsafe = unsafeDirectory(dirname(path), undefined, { sharedIsFine: true });
   } catch (error) {
     if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
     throw unreadable(jsonPath, error);
   }
-  checkDirectory(dirname(path));
+  if (unsafe) {
+    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${dirname(path)} ${unsafe.problem}`, { hint: unsafe.hint });
+  }
   try {
     const json = JSON.parse(text) as TokenJson;
     if (Number.isSafeInteger(json.expires) && typeof json.fingerprint === "string") return json;
@@ -123,20 +143,14 @@ export function readTokenJson(path: string): TokenJson | undefined {
   });
 }
 
-/** @throws FreshkeyError `ERR_TOKEN_DIRECTORY` if `directory` is not safe to keep a token in. */
-export function checkDirectory(directory: string): void {
-  const unsafe = unsafeDirectory(directory, undefined, { sharedIsFine: true });
-  if (unsafe) {
-    throw new FreshkeyError("ERR_TOKEN_DIRECTORY", `${directory} ${unsafe.problem}`, { hint: unsafe.hint });
-  }
-}
-
 /** Content and stamp of one and the same file, even while it is being replaced. */
 function readContent(path: string): { text: string; stamp: string } | undefined {
   let fd: number | undefined;
   try {
     fd = openSync(path, "r");
-    return { text: readFileSync(fd, "latin1"), stamp: stamp(fstatSync(fd)) };
+    // In this order: what is written over in place while it is read then has another stamp, and is read again.
+    const own = stamp(fstatSync(fd));
+    return { text: readFileSync(fd, "latin1"), stamp: own };
   } catch (error) {
     if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;
     throw unreadable(path, error);
@@ -149,7 +163,7 @@ function unreadable(path: string, error: unknown): FreshkeyError {
   return new FreshkeyError("ERR_TOKEN_UNREADABLE", `cannot read ${path}: ${errno(error)}`, {
     hint:
       errno(error) === "EISDIR"
-        ? `name the token file in it: ${join(path, "token")}`
+        ? `name the token file in it, ${join(path, "token")}, or move it out of the token's place`
         : "it must be readable for the user who runs the client; to share one, set `mode` and `group`",
     cause: error,
   });

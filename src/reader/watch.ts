@@ -42,10 +42,12 @@ export function watchToken(path: string, changed: () => void, load = () => impor
     // What happened before the watch was in place sends no event.
     watcher.on("ready", changed);
   };
+  // Nothing rests on the watch, so nothing may fail with it: no permission, no chokidar where only the reader was copied.
+  const begin = () => void start().catch(again);
   const again = () => {
-    timer ??= setTimeout(start, LOOK_AGAIN).unref();
+    timer ??= setTimeout(begin, LOOK_AGAIN).unref();
   };
-  void start();
+  begin();
   return {
     close() {
       closed = true;
