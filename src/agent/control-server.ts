@@ -1,5 +1,6 @@
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync, renameSync, rmSync, statSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
+import { dirname, join } from "node:path";
 import { type ErrorRecord, errno, FreshkeyError } from "../core/errors.ts";
 import { type ControlRequest, LONGEST_LINE, PROTOCOL_VERSION } from "../os/control-client.ts";
 import { Stopped } from "./refresher.ts";
@@ -38,18 +39,24 @@ export function serveControl(
     };
     socket.on("data", take);
   });
-  rmSync(socketPath, { force: true });
+  // Bound under a name of its own and renamed: closing a server unlinks the path that it was bound to, whosever socket
+  // is there by then. Whoever has lost the lock must not take its successor's away.
+  const own = join(dirname(socketPath), `control.${process.pid}`);
+  rmSync(own, { force: true });
   return new Promise((resolve, reject) => {
     server.on("error", (error) => {
       reject(
         new FreshkeyError("ERR_RUN_DIRECTORY", `cannot listen on ${socketPath}: ${errno(error)}`, { cause: error }),
       );
     });
-    server.listen(socketPath, () => {
-      chmodSync(socketPath, 0o600);
+    server.listen(own, () => {
+      chmodSync(own, 0o600);
+      const { ino } = statSync(own);
+      renameSync(own, socketPath);
       resolve({
         close: () =>
           new Promise((closed) => {
+            if (statSync(socketPath, { throwIfNoEntry: false })?.ino === ino) rmSync(socketPath, { force: true });
             server.close(() => closed());
             for (const socket of open) socket.destroySoon();
           }),

@@ -54,7 +54,7 @@ const directory = (box: Sandbox) => dirname(box.tokenPath("copilot"));
 
 const RENEW = ["renew", "copilot", "--force"];
 const CONFIG = { args: RENEW, exit: 78 } as const;
-const ANSWER = { args: RENEW, exit: 69, code: "ERR_SOURCE_ANSWER", hint: /must print one token, or JSON/ } as const;
+const ANSWER = { args: RENEW, exit: 69, code: "ERR_SOURCE_ANSWER", hint: /must print one token in the form/ } as const;
 const USAGE = { exit: 64, code: "ERR_USAGE" } as const;
 
 const ROWS: readonly Row[] = [
