@@ -98,7 +98,10 @@ test("the notify command is run once an episode, the audit log tells of every ev
   box.writeConfig(`${head}[tokens.a]\nsource = "command"\ncommand = ["no-such-program"]\n`);
   await box.startAgent();
   await until("the note", () => existsSync(told));
-  assert.match(readFileSync(told, "utf8"), /^a: the command cannot be run \(no-such-program is not in PATH=.+\)\. install it/);
+  assert.match(
+    readFileSync(told, "utf8"),
+    /^a: the command cannot be run \(no-such-program is not in PATH=.+\)\. install it/,
+  );
   box.writeConfig(head + table("a", "sesame"));
   await until("the token", () => token(box, "a"));
   await until("the audit log", () => existsSync(audit) && /"published"/.test(readFileSync(audit, "utf8")));
