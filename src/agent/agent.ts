@@ -17,9 +17,11 @@ import { ClockWatch } from "./clock-watch.ts";
 import { type ControlServer, serveControl } from "./control-server.ts";
 import type { Observer, TokenEvent } from "./events.ts";
 import { FailureFile } from "./failure-file.ts";
+import { gatewayOf } from "./gateway.ts";
 import { mint } from "./mint.ts";
 import { notes } from "./notes.ts";
-import { Refresher, type RefresherTools } from "./refresher.ts";
+import { Refresher } from "./refresher.ts";
+import type { RefresherTools } from "./refresher-tools.ts";
 import { openSchedule } from "./schedule.ts";
 import { Slots } from "./slots.ts";
 import type { TokenStatus } from "./token-status.ts";
@@ -274,6 +276,7 @@ export class Agent {
       control: controlSocket(run),
       wake: () => this.#schedule(),
       sourceStamp: config.source === "file" ? () => fileStamp(config.options.path) : undefined,
+      gatewayRejects: gatewayOf(config),
       observe: (event) => this.#observe(config, event),
     };
   }

@@ -11,7 +11,7 @@ export type TokenEvent =
     }
   /** A client reported that the gateway does not take the token. */
   | { readonly kind: "rejected"; readonly fingerprint: string; readonly reason: string }
-  /** A new token would fare no better: none was minted. */
+  /** Another token was wanted and not minted, since it would fare no better; or minted, and the gateway does not take it. */
   | { readonly kind: "refused"; readonly fingerprint: string; readonly reason: string }
   /** `usable`: the token that is in place is still good. */
   | { readonly kind: "failed"; readonly failure: Failure; readonly usable: boolean }

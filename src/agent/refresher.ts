@@ -3,41 +3,16 @@ import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
 import { nextAfterSame, nextRenewal } from "../core/policy.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
-import type { Clock } from "../os/clock.ts";
 import type { RenewAnswer, RenewReason, RenewRequest } from "../os/control-client.ts";
-import type { Log } from "../os/log.ts";
 import { isUsable, type TokenFile } from "../reader/token-file.ts";
 import { Caretaker } from "./caretaker.ts";
-import type { TokenEvent } from "./events.ts";
 import { FailureClock } from "./failure-clock.ts";
-import type { FailureFile } from "./failure-file.ts";
-import type { mint } from "./mint.ts";
 import { inPlace, publish, published, restate, unpublish } from "./publish.ts";
-import { gatewayAtFault, Stopped, sameTokenAgain } from "./refusals.ts";
-import type { Schedule } from "./schedule.ts";
-import type { Slots } from "./slots.ts";
+import type { RefresherTools } from "./refresher-tools.ts";
+import { gatewayAtFault, newOneRejected, Stopped, sameTokenAgain } from "./refusals.ts";
 import { SourceWatch } from "./source-watch.ts";
 import { Supply } from "./supply.ts";
 import { describeToken, type TokenStatus } from "./token-status.ts";
-
-/** What a refresher works with; clock, randomness and the mint are injected in tests. */
-export interface RefresherTools {
-  readonly clock: Clock;
-  readonly random: () => number;
-  readonly log: Log;
-  readonly mint: typeof mint;
-  readonly slots: Slots;
-  readonly failures: FailureFile;
-  readonly schedule: Schedule | undefined;
-  /** The agent's control socket, for token.json. */
-  readonly control: string;
-  /** Called when `nextDue` may have become earlier. */
-  readonly wake: () => void;
-  /** Tells whether the source has another token to give, where one look can. Asked at every tick. */
-  readonly sourceStamp?: (() => string | undefined) | undefined;
-  /** Called for everything that happens to the token. */
-  readonly observe?: (event: TokenEvent) => void;
-}
 
 type Request = Omit<RenewRequest, "op" | "name" | "reason"> & { reason: RenewReason | "scheduled" };
 
@@ -216,6 +191,7 @@ export class Refresher {
       if (before?.fingerprint === own) return this.#gotTheSame(before, request);
       const about = { fingerprint: own, expires: token.expires, identity: token.identity, reason: request.reason };
       if (!minted.kept) this.#tools.observe?.({ kind: "minted", ...about });
+      if (before) await this.#ensureTaken(token, before, request);
       this.#supply.keep(minted);
       await this.#caretaker.idle();
       await publish(this.config, { token, minted: at, control, force: request.reason === "manual" });
@@ -228,6 +204,15 @@ export class Refresher {
     } catch (error) {
       throw await this.#failed(FreshkeyError.from(error, "ERR_SOURCE_FAILED"));
     }
+  }
+
+  /** A token that the gateway does not take must not replace one that it takes. What was rejected is not asked for. */
+  async #ensureTaken(token: Token, before: TokenFile, { reason }: Request): Promise<void> {
+    const { gatewayRejects: rejects, clock, observe } = this.#tools;
+    if (!rejects || (reason !== "scheduled" && reason !== "expired") || !isUsable(before, clock.now())) return;
+    if (!(await rejects(token.value)) || (await rejects(before.value))) return;
+    observe?.({ kind: "refused", fingerprint: fingerprint(token.value), reason: "the gateway answered 401" });
+    throw newOneRejected(this.config.name);
   }
 
   #succeeded(token: Token, minted: number): void {

@@ -22,3 +22,10 @@ export function sameTokenAgain(name: string, retryAfter: number): FreshkeyError 
   const hint = `it is asked again in ${formatDuration(retryAfter)}; a new sign-in gives a new token at once`;
   return new FreshkeyError("ERR_BACKOFF", told, { hint, retryAfter });
 }
+
+/** The gateway rejects a new token and takes the one that is in place. */
+export function newOneRejected(name: string): FreshkeyError {
+  const told = `the gateway answered 401 to a new token of ${name}; the one before still works, and stays`;
+  const hint = `compare the token's audience and scope with what the gateway expects; to use it all the same: freshkey renew ${name} --force`;
+  return new FreshkeyError("ERR_SOURCE_ANSWER", told, { hint });
+}

@@ -50,6 +50,8 @@ export type TokenConfig = SourceConfig & {
   readonly every?: number | undefined;
   /** Where a token can be tried (a GET that costs nothing). */
   readonly verify?: string | undefined;
+  /** How its clients send it; OpenAI's way where there is none. */
+  readonly clientType?: ClientOptions["type"] | undefined;
   /** Base URLs of the clients that use it. */
   readonly baseUrls: readonly string[];
 };
@@ -193,6 +195,7 @@ async function checkToken(
     timezone: common.timezone,
     jitter: common.jitter,
     verify,
+    clientType: users[0]?.type,
     baseUrls: [...new Set(users.map((client) => client.base_url))],
   };
 }
