@@ -61,6 +61,7 @@ describe("a good configuration", () => {
       timezone: undefined,
       jitter: 60_000,
       verify: undefined,
+      clientType: undefined,
       baseUrls: [],
     });
   });
