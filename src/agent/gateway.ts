@@ -11,13 +11,13 @@ const ANSWER_WITHIN = 2_000;
 export function gatewayOf({
   verify,
   clientType = "openai",
-}: TokenConfig): ((token: string) => Promise<boolean>) | undefined {
+}: TokenConfig): ((token: string, signal: AbortSignal) => Promise<boolean>) | undefined {
   if (verify === undefined) return undefined;
   // Copilot CLI's extension sends every token as Bearer, its command hook by the provider's type.
   const ways = clientType === "openai" ? (["bearer"] as const) : ([clientType, "bearer"] as const);
-  return async (token) => {
+  return async (token, signal) => {
     for (const way of ways) {
-      if ((await probe(verify, credentialHeader(way, token), ANSWER_WITHIN)) !== 401) return false;
+      if ((await probe(verify, credentialHeader(way, token), ANSWER_WITHIN, signal)) !== 401) return false;
     }
     return true;
   };

@@ -22,7 +22,7 @@ export interface RefresherTools {
   /** Tells whether the source has another token to give, where one look can. Asked at every tick. */
   readonly sourceStamp?: (() => string | undefined) | undefined;
   /** Whether the gateway rejects a token; undefined where it cannot be asked. */
-  readonly gatewayRejects?: ((token: string) => Promise<boolean>) | undefined;
+  readonly gatewayRejects?: ((token: string, signal: AbortSignal) => Promise<boolean>) | undefined;
   /** Called for everything that happens to the token. */
   readonly observe?: (event: TokenEvent) => void;
 }

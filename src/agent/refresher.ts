@@ -210,7 +210,10 @@ export class Refresher {
   async #ensureTaken(token: Token, before: TokenFile, { reason }: Request): Promise<void> {
     const { gatewayRejects: rejects, clock, observe } = this.#tools;
     if (!rejects || (reason !== "scheduled" && reason !== "expired") || !isUsable(before, clock.now())) return;
-    if (!(await rejects(token.value)) || (await rejects(before.value))) return;
+    const { signal } = this.#stopping;
+    const rejected = (await rejects(token.value, signal)) && !(await rejects(before.value, signal));
+    signal.throwIfAborted();
+    if (!rejected) return;
     observe?.({ kind: "refused", fingerprint: fingerprint(token.value), reason: "the gateway answered 401" });
     throw newOneRejected(this.config.name);
   }

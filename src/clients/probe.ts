@@ -1,3 +1,5 @@
+import { deadline } from "../os/clock.ts";
+
 /** Headers that carry a credential, by the way a client sends it. */
 export function credentialHeader(
   type: "openai" | "azure" | "anthropic" | "bearer",
@@ -10,19 +12,24 @@ export function credentialHeader(
 
 /**
  * What a gateway answers to a GET of `url` with `headers`: the HTTP status, or undefined where none came within
- * `timeout` milliseconds. A redirect is not followed: a credential goes to no other place than the one configured.
+ * `timeout` milliseconds or before one of `ends` was aborted. A redirect is not followed: a credential goes to no other place
+ * than the one configured.
  */
 export async function probe(
   url: string,
   headers: Record<string, string>,
   timeout = 5_000,
+  ...ends: AbortSignal[]
 ): Promise<number | undefined> {
+  const { signal, end } = deadline(timeout, ...ends);
   try {
-    const response = await fetch(url, { headers, redirect: "manual", signal: AbortSignal.timeout(timeout) });
+    const response = await fetch(url, { headers, redirect: "manual", signal });
     await response.body?.cancel();
     return response.status;
   } catch {
     return undefined;
+  } finally {
+    end();
   }
 }
 

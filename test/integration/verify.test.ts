@@ -88,6 +88,8 @@ describe("how the gateway is asked", () => {
   const config = (url: string, more: Partial<TokenConfig> = {}) =>
     ({ verify: `${url}/models`, ...more }) as TokenConfig;
 
+  const { signal } = new AbortController();
+
   it("by the header of the client's type, and by Bearer before it is said to reject", async (t) => {
     for (const [type, header, sent] of [
       ["openai", "authorization", "Bearer tok-1"],
@@ -97,13 +99,29 @@ describe("how the gateway is asked", () => {
     ] as const) {
       const gateway = await openGateway(t, (headers) => (headers[header] === sent ? 200 : 401));
       const rejects = gatewayOf(config(gateway.url, { clientType: type }))!;
-      assert.deepEqual([await rejects("tok-1"), await rejects("tok-2")], [false, true], `${type}, ${header}`);
+      assert.deepEqual(
+        [await rejects("tok-1", signal), await rejects("tok-2", signal)],
+        [false, true],
+        `${type}, ${header}`,
+      );
       assert.ok(gateway.asked.every(({ url }) => url === "/models"));
     }
   });
 
+  it("ends with its signal", async (t) => {
+    const server = createServer(() => undefined);
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    t.after(() => server.close().closeAllConnections());
+    const stopping = new AbortController();
+    server.once("request", () => stopping.abort());
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const began = performance.now();
+    assert.equal(await gatewayOf(config(url))!("tok-1", stopping.signal), false);
+    assert.ok(performance.now() - began < 1_500, "it waited for its time-out");
+  });
+
   it("one that is not there rejects nothing; without `verify` none is asked", async () => {
-    assert.equal(await gatewayOf(config("http://127.0.0.1:1"))!("tok-1"), false);
+    assert.equal(await gatewayOf(config("http://127.0.0.1:1"))!("tok-1", signal), false);
     assert.equal(gatewayOf({} as TokenConfig), undefined);
   });
 });
