@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it, type TestContext } from "node:test";
+import { fingerprint } from "../../src/core/token.ts";
 import {
   type Home,
   installCopilot,
@@ -18,6 +19,7 @@ import {
   startProvider,
 } from "../support/copilot.ts";
 import { FRESHKEY, openSandbox, type Sandbox, until } from "../support/freshkey.ts";
+import { makeOlder } from "../support/source.ts";
 
 /** Milliseconds. */
 const LIFETIME = 8_000;
@@ -129,6 +131,47 @@ describe("the real Copilot CLI over many tokens of 8 seconds", { skip: SKIP, con
     const seen = await scene.play(scene.provider.identity.environment, [FRESHKEY, "exec", "--mint", ASK, "--"]);
     assertNeverRefused(seen);
   });
+});
+
+describe("a token that is revoked in mid-session, three times", { skip: SKIP, concurrency: 2 }, () => {
+  /** Revokes the token in place as often as three have done their work, and gives how often that was. */
+  function revokeThrice({ box, provider }: Scene): { readonly times: number; stop(): void } {
+    const revoked = new Set<string>();
+    const timer = setInterval(() => {
+      const last = provider.requests.filter(({ status }) => status === 200).at(-1)?.fingerprint;
+      const inPlace = fingerprint(readIfThere(box.tokenPath("copilot")));
+      const used = provider.requests.filter((one) => one.fingerprint === inPlace && one.status === 200).length;
+      if (last !== inPlace || used < 3 || revoked.size === 3) return;
+      // As an administrator does, of a token that was good for a while.
+      makeOlder(box.tokenPath("copilot"));
+      provider.gateway.revoke(inPlace);
+      revoked.add(inPlace);
+    }, 50);
+    return {
+      get times() {
+        return revoked.size;
+      },
+      stop: () => clearInterval(timer),
+    };
+  }
+
+  for (const [how, withAgent] of Object.entries({ "with the agent": true, "without one": false })) {
+    it(`costs one 401 each time through the extension, ${how}`, async (t) => {
+      const scene = await openScene(t, { ...LONG, toolCalls: 18, lifetime: 600_000 });
+      writeConfig(scene);
+      const { environment } = scene.provider.identity;
+      if (withAgent) await scene.box.startAgent({ env: { ...scene.env, ...environment } });
+      await connect(scene);
+      const revocations = revokeThrice(scene);
+      t.after(revocations.stop);
+      const files = { COPILOT_PROVIDER_API_KEY_FILE: scene.box.tokenPath("copilot") };
+      const seen = await scene.play(withAgent ? files : { ...environment, ...files });
+      assert.equal(revocations.times, 3, tail(seen));
+      assert.deepEqual([seen.code, seen.refused, seen.tokens], [0, 3, 4], tail(seen));
+      assert.match(seen.stdout, /All done/);
+      assert.equal(seen.stderr.includes("freshkey:"), false, "nobody has to do anything");
+    });
+  }
 });
 
 describe("the extension in the real Copilot CLI", { skip: SKIP }, () => {
