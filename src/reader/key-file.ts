@@ -6,7 +6,7 @@ import { fingerprint } from "../core/token.ts";
 import { abortable, deadline, sleep } from "../os/clock.ts";
 import { NoAgent } from "../os/control-client.ts";
 import { askInTime, isKept, type Need, type Renew } from "./ask.ts";
-import { isUsable, readTokenFile, stampOf, type TokenFile } from "./token-file.ts";
+import { isUnchanged, isUsable, readTokenFile, type TokenFile } from "./token-file.ts";
 import { watchToken } from "./watch.ts";
 
 export interface KeyFileOptions {
@@ -114,9 +114,10 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
    *   good. `ERR_BACKOFF` if the token was rejected so soon after its mint that another would be, too. What `signal`
    *   aborts with, where it does.
    */
-  async get(options?: GetOptions): Promise<string> {
-    const { value } = await this.read(options);
-    return value;
+  get(options?: GetOptions): Promise<string> {
+    // Nearly every request goes this way: nothing is done here that a `stat` does not need.
+    const known = options === undefined ? this.getSync() : undefined;
+    return known === undefined ? this.read(options).then(({ value }) => value) : Promise.resolve(known);
   }
 
   /**
@@ -184,7 +185,7 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
   /** Only a fresh token is taken from memory: of a stale one token.json may say more by now. */
   #unchanged(): TokenFile | undefined {
     const known = this.#known;
-    return known && known.stamp === stampOf(this.path) && this.#isFresh(known) ? known : undefined;
+    return known && isUnchanged(this.path, known) && this.#isFresh(known) ? known : undefined;
   }
 
   /** The token in the file, out of memory as long as the file is the same. */
