@@ -36,6 +36,8 @@ const key = openKeyFile(path, {
 });
 let session: Session | undefined;
 let told = false;
+/** The rejected token of which the user was told that there is no other. */
+let complained = "";
 /** The last tokens that were handed out, and when each was for the first time. */
 const given: { fingerprint: string; at: number }[] = [];
 /** Of so many: a request that fails was seldom sent before the last renewal but one. */
@@ -78,7 +80,8 @@ async function token(): Promise<string> {
   } catch (thrown) {
     // Of an error the CLI shows the message and nothing else, and only after five more attempts.
     const text = textOf(thrown);
-    warnOnce(text);
+    if (!told) warn(text);
+    told = true;
     throw new Error(text);
   }
 }
@@ -92,18 +95,15 @@ function observe({ type, data }: SessionEvent): void {
   if (!rejected) return;
   key.get({ rejected: rejected.fingerprint }).catch((error) => {
     // The CLI goes on with what there is, and shows the gateway's 401: why there is no other token, only we know.
-    if (["sign-in", "permanent"].includes(FreshkeyError.from(error).class)) warnOnce(textOf(error));
+    const act = ["sign-in", "permanent"].includes(FreshkeyError.from(error).class);
+    if (act && complained !== rejected.fingerprint) warn(textOf(error));
+    if (act) complained = rejected.fingerprint;
   });
 }
 
 function textOf(thrown: unknown): string {
   const { message, hint } = FreshkeyError.from(thrown);
   return hint ? `${message}\n  → ${hint}` : message;
-}
-
-function warnOnce(text: string): void {
-  if (!told) warn(text);
-  told = true;
 }
 
 /** Tells the user, in the session's timeline. */

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it, type TestContext } from "node:test";
 import { fingerprint } from "../../src/core/token.ts";
@@ -193,6 +193,31 @@ command = ["no-such-program-here"]
     // At once in the timeline, and again when the CLI has given up.
     const said = seen.stderr.replaceAll(/\s+/g, " ");
     assert.equal(said.match(/no-such-program-here is not in PATH=.*?→ install it/g)?.length, 2, said);
+  });
+
+  it("says why there is no other token after a 401, and what to do", async (t) => {
+    const scene = await openScene(t, { ...LONG, toolCalls: 3, lifetime: 600_000 });
+    const mint = scene.box.writeScript("mint-it", `#!/bin/sh\nprintf %s '${await scene.provider.mint()}'\n`);
+    scene.box.writeConfig(`
+[clients.copilot]
+token = "copilot"
+base_url = "${scene.provider.gateway.baseUrl}"
+[tokens.copilot]
+source = "command"
+command = ["${mint}"]
+`);
+    await scene.box.startAgent({ env: scene.env });
+    await connect(scene);
+    const path = scene.box.tokenPath("copilot");
+    await until("there is a token", () => readIfThere(path));
+    makeOlder(path);
+    rmSync(mint);
+    scene.provider.gateway.revoke(fingerprint(readIfThere(path)));
+    const seen = await scene.play({ COPILOT_PROVIDER_API_KEY_FILE: path });
+    assert.notEqual(seen.code, 0, tail(seen));
+    assert.equal(seen.requests, seen.refused, tail(seen));
+    const said = seen.stderr.replaceAll(/\s+/g, " ");
+    assert.equal(said.match(/freshkey: [^→]*mint-it[^→]*→/g)?.length, 1, said);
   });
 
   it("renews by itself where no agent runs", async (t) => {
