@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { FreshkeyError } from "../core/errors.ts";
 import { fingerprint } from "../core/token.ts";
 import { deadline } from "../os/clock.ts";
-import { NoAgent } from "../os/control-client.ts";
+import { NoAgent, type RenewRequest } from "../os/control-client.ts";
 import { runDirectory } from "../os/paths.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { CLIENT_BASE_URLS, checkOrigin } from "../reader/origin.ts";
@@ -49,6 +49,7 @@ stored; a token that git has erased, because the server refused it, is renewed.`
     wait: { value: "DURATION", help: "how long to wait for a fresh token (4s; as a helper of another program 30s)" },
     format: { value: "FORMAT", help: HELPER_FORMATS.join(", ") },
     username: { value: "NAME", help: `for git and docker: the user's name beside the token (${USUAL_USERNAME})` },
+    rejected: { value: "FINGERPRINT", help: "of the token that was answered with a 401: get another one" },
     "min-validity": { value: "DURATION", help: "how much life it must have left (30s; less for short-lived ones)" },
   },
   examples: [
@@ -159,7 +160,7 @@ async function readToken(invocation: Invocation, path: string, helper?: HelperFo
     ...(minValidity !== undefined && { minValidity }),
     renew: (request, limits) => renewHere(invocation, path, request, limits),
   });
-  const token = await key.read();
+  const token = await key.read({ rejected: invocation.text("rejected") });
   for (const variable of CLIENT_BASE_URLS) checkOrigin(token.json?.base_url ?? "", process.env[variable], variable);
   return token;
 }
@@ -178,7 +179,7 @@ async function tokenPath(invocation: Invocation, target: string | undefined): Pr
 async function renewHere(
   invocation: Invocation,
   path: string,
-  request: { name: string; seen: string; reason: "expired" | "rejected" | "suspect" | "manual" },
+  request: Omit<RenewRequest, "op">,
   limits: { timeout: number; signal: AbortSignal },
 ): Promise<void> {
   const { renew } = await import("../agent/renew.ts");

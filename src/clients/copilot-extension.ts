@@ -9,8 +9,9 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
-import { joinSession, type Session } from "@github/copilot-sdk/extension";
+import { joinSession, type Session, type SessionEvent } from "@github/copilot-sdk/extension";
 import { errno, FreshkeyError } from "../core/errors.ts";
+import type { Renew } from "../reader/ask.ts";
 import { openKeyFile } from "../reader/key-file.ts";
 import { checkOrigin } from "../reader/origin.ts";
 import { readTokenJson } from "../reader/token-file.ts";
@@ -31,10 +32,16 @@ const path = resolve(named || settings.tokenPath);
 const key = openKeyFile(path, {
   wait: WAIT,
   ...(settings.minValidity !== undefined && { minValidity: settings.minValidity }),
-  renew: (_request, { timeout, signal }) => renewApart(timeout, signal),
+  renew: (request, { timeout, signal }) => renewApart(request, timeout, signal),
 });
 let session: Session | undefined;
 let told = false;
+/** The rejected token of which the user was told that there is no other. */
+let complained = "";
+/** The last tokens that were handed out, and when each was for the first time. */
+const given: { fingerprint: string; at: number }[] = [];
+/** Of so many: a request that fails was seldom sent before the last renewal but one. */
+const REMEMBERED = 3;
 
 const doubt = named ? doubtAbout(path) : undefined;
 if (!named || doubt) {
@@ -43,6 +50,7 @@ if (!named || doubt) {
   if (doubt && path === settings.tokenPath) warn(`${doubt}; to mend this: freshkey connect copilot --write`);
 } else {
   session = await joinSession({ provider: { ...settings.provider, bearerTokenProvider: token } });
+  session.on?.(observe);
 }
 process.on("uncaughtException", (error) => console.error(error));
 
@@ -63,18 +71,39 @@ function doubtAbout(path: string): string | undefined {
 
 async function token(): Promise<string> {
   try {
-    const { value, json } = await key.read();
+    const { value, json, fingerprint } = await key.read();
     checkOrigin(json?.base_url ?? "", settings.provider.baseUrl, "freshkey's extension");
     told = false;
+    if (given.at(-1)?.fingerprint !== fingerprint) given.push({ fingerprint, at: performance.now() });
+    if (given.length > REMEMBERED) given.shift();
     return value;
   } catch (thrown) {
-    const { message, hint } = FreshkeyError.from(thrown);
     // Of an error the CLI shows the message and nothing else, and only after five more attempts.
-    const text = hint ? `${message}\n  → ${hint}` : message;
+    const text = textOf(thrown);
     if (!told) warn(text);
     told = true;
     throw new Error(text);
   }
+}
+
+/** A 401 is known here a second before the CLI asks for a token again: it is then given the new one. */
+function observe({ type, data }: SessionEvent): void {
+  if (type !== "model.call_failure" || data?.statusCode !== 401) return;
+  // Sub-agents send at the same time: one of them may have been handed a newer token since.
+  const sent = performance.now() - (data.durationMs ?? 0);
+  const rejected = given.findLast(({ at }) => at <= sent) ?? given[0];
+  if (!rejected) return;
+  key.get({ rejected: rejected.fingerprint }).catch((error) => {
+    // The CLI goes on with what there is, and shows the gateway's 401: why there is no other token, only we know.
+    const act = ["sign-in", "permanent"].includes(FreshkeyError.from(error).class);
+    if (act && complained !== rejected.fingerprint) warn(textOf(error));
+    if (act) complained = rejected.fingerprint;
+  });
+}
+
+function textOf(thrown: unknown): string {
+  const { message, hint } = FreshkeyError.from(thrown);
+  return hint ? `${message}\n  → ${hint}` : message;
 }
 
 /** Tells the user, in the session's timeline. */
@@ -83,12 +112,13 @@ function warn(text: string): void {
 }
 
 /** No agent runs: the program renews in a process of its own. What it prints, the token, is not read. */
-function renewApart(timeout: number, signal: AbortSignal): Promise<void> {
+function renewApart(request: Parameters<Renew>[0], timeout: number, signal: AbortSignal): Promise<void> {
   const [node, program] = settings.program;
   const gone = [node, program].find((file) => !existsSync(file));
   if (gone) return Promise.reject(cannotRenew(`${gone} is not there any more`));
   const wait = Math.max(1, Math.floor(timeout) - HEAD_START);
-  const child = spawn(node, [program, "token", path, "--wait", `${wait}ms`], {
+  const rejected = request.reason === "rejected" ? ["--rejected", request.seen] : [];
+  const child = spawn(node, [program, "token", path, "--wait", `${wait}ms`, ...rejected], {
     stdio: ["ignore", "ignore", "pipe"],
     signal,
   });

@@ -6,7 +6,13 @@ declare module "@github/copilot-sdk/extension" {
     wireApi?: "completions" | "responses";
     bearerTokenProvider: (request: { sessionId?: string }) => Promise<string>;
   }
+  export interface SessionEvent {
+    type: string;
+    /** Of `model.call_failure`: what the provider answered, and how long it took, in milliseconds. */
+    data?: { statusCode?: number; durationMs?: number };
+  }
   export interface Session {
+    on?(listener: (event: SessionEvent) => void): unknown;
     /** A line in the session's timeline; with `-p`, on stdout, from `warning` on stderr. */
     log(text: string, options?: { level?: "info" | "warning" | "error" }): Promise<unknown>;
   }

@@ -1,3 +1,4 @@
 /** `freshkey/reader`: a token that is fresh before every request, for programs of one's own. */
 export { type ErrorClass, type ErrorCode, FreshkeyError } from "../core/errors.ts";
-export { KeyFile, type KeyFileOptions, openKeyFile, type Rotation } from "./key-file.ts";
+export { createFetch, type FetchOptions } from "./fetch.ts";
+export { type GetOptions, KeyFile, type KeyFileOptions, openKeyFile, type Rotation } from "./key-file.ts";

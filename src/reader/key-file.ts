@@ -1,11 +1,12 @@
 import { EventEmitter } from "node:events";
-import { basename, dirname, join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { formatDuration } from "../core/duration.ts";
 import { FreshkeyError } from "../core/errors.ts";
+import { fingerprint } from "../core/token.ts";
 import { abortable, deadline, sleep } from "../os/clock.ts";
-import { askAgent, NoAgent, type RenewRequest } from "../os/control-client.ts";
-import { unsafeDirectory } from "../os/paths.ts";
-import { isUsable, readTokenFile, readTokenJson, stampOf, type TokenFile } from "./token-file.ts";
+import { NoAgent } from "../os/control-client.ts";
+import { askInTime, isKept, type Need, type Renew } from "./ask.ts";
+import { isUnchanged, isUsable, readTokenFile, type TokenFile } from "./token-file.ts";
 import { watchToken } from "./watch.ts";
 
 export interface KeyFileOptions {
@@ -15,14 +16,20 @@ export interface KeyFileOptions {
   readonly minValidity?: number;
   /**
    * What to do where no agent runs: gets a new token into the file, or throws. Without it the reader only waits for
-   * whoever keeps the file fresh.
+   * whoever keeps the file fresh. The request has the `reason`: `expired`, or `rejected` for a 401.
    */
-  readonly renew?: (
-    request: Omit<RenewRequest, "op">,
-    options: { timeout: number; signal: AbortSignal },
-  ) => Promise<unknown>;
+  readonly renew?: Renew;
   /** Epoch milliseconds; for tests. */
   readonly now?: () => number;
+}
+
+export interface GetOptions {
+  /** Ends the wait of this caller alone: it is rejected with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** The token that the gateway answered with a 401, or its fingerprint. It is not given again. */
+  readonly rejected?: string | undefined;
+  /** With `rejected`: the `claims` of the gateway's challenge, JSON text (OpenID Connect Core 1.0, section 5.5). */
+  readonly claims?: string | undefined;
 }
 
 /** A token that was put in the place of another. It never holds the token: ask `get()` for it. */
@@ -32,6 +39,8 @@ export interface Rotation {
   readonly expires: number;
 }
 
+/** What names a token without being one. */
+const FINGERPRINT = /^[0-9a-f]{12}$/;
 const DEFAULT_WAIT = 4_000;
 /** Between the writer's two renames the files don't match: microseconds, unless it was killed just there. */
 const MISMATCH_PAUSE = 5;
@@ -75,7 +84,8 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
   #known: TokenFile | undefined;
   /** Of the last look at the file: empty where there was no token, undefined before the first look. */
   #seen: string | undefined;
-  #renewal: Promise<TokenFile> | undefined;
+  /** Those under way, by the fingerprint of the token that was rejected; "" where none was. */
+  readonly #renewals = new Map<string, Promise<TokenFile>>();
   #watch: { close(): void } | undefined;
   readonly #closing = new AbortController();
 
@@ -94,24 +104,50 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
    * `stat`. Otherwise the file is read again; where what it holds has (nearly) expired, the agent is asked for a new
    * one and waited for, `wait` milliseconds at most.
    *
-   * @throws FreshkeyError that says what failed and what to do: never an expired token as if it were good. What
-   *   `signal` aborts with, where it does.
+   *     const token = await key.get({ signal: AbortSignal.timeout(2_000) });
+   *
+   * After a 401, `get({ rejected: token })` gives another one: what is in the file by now, else what the agent has been
+   * made to mint. All who report the same token share one request. A plain `get()` waits with them, and falls back to
+   * what there is: one gateway's 401 need not be another's.
+   *
+   * @throws FreshkeyError that says what failed and what to do: never an expired or the rejected token as if it were
+   *   good. `ERR_BACKOFF` if the token was rejected so soon after its mint that another would be, too. What `signal`
+   *   aborts with, where it does.
    */
-  async get(options: { signal?: AbortSignal } = {}): Promise<string> {
-    const { value } = await this.read(options);
-    return value;
+  get(options?: GetOptions): Promise<string> {
+    // Nearly every request goes this way: nothing is done here that a `stat` does not need.
+    const known = options === undefined ? this.getSync() : undefined;
+    return known === undefined ? this.read(options).then(({ value }) => value) : Promise.resolve(known);
+  }
+
+  /**
+   * The token in memory as long as it is good to send, for callers that cannot wait; undefined where the file has
+   * changed, the token has (nearly) expired or is being replaced after a 401, or nothing was read yet. Costs one `stat`.
+   *
+   *     const token = key.getSync() ?? (await key.get());
+   */
+  getSync(): string | undefined {
+    const known = this.#unchanged();
+    return known && !this.#renewals.has(known.fingerprint) ? known.value : undefined;
   }
 
   /** Like `get()`, with what is known of the token: its fingerprint and times. */
-  async read(options: { signal?: AbortSignal } = {}): Promise<TokenFile> {
-    options.signal?.throwIfAborted();
+  async read(options: GetOptions = {}): Promise<TokenFile> {
+    const { signal, rejected, claims } = options;
+    signal?.throwIfAborted();
     const current = await this.#current();
-    if (current && this.#isFresh(current)) return current;
-    // All who ask meanwhile wait for the same renewal.
-    this.#renewal ??= this.#renew(current).finally(() => {
-      this.#renewal = undefined;
+    if (rejected !== undefined) return this.#other(current, { rejected, claims, signal });
+    if (!current || !this.#isFresh(current)) {
+      const need = { seen: current?.fingerprint ?? "", reason: "expired" } as const;
+      return abortable(this.#shared("", need), signal);
+    }
+    const replacement = this.#renewals.get(current.fingerprint);
+    if (!replacement) return current;
+    const other = replacement.catch((error) => {
+      if (this.#isFresh(current)) return current;
+      throw error;
     });
-    return abortable(this.#renewal, options.signal);
+    return abortable(other, signal);
   }
 
   /** Ends the watch; a `get()` that waits is rejected. */
@@ -125,12 +161,38 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     return isUsable(token, this.#now(), this.#options.minValidity);
   }
 
+  /** Another token than the rejected one. */
+  async #other(
+    current: TokenFile | undefined,
+    { rejected, claims, signal }: GetOptions & { rejected: string },
+  ): Promise<TokenFile> {
+    const unwanted = FINGERPRINT.test(rejected) ? rejected : fingerprint(rejected);
+    if (current && current.fingerprint !== unwanted && this.#isFresh(current)) return current;
+    const need = { seen: unwanted, reason: "rejected", ...(claims !== undefined && { claims }) } as const;
+    return abortable(this.#shared(unwanted, need), signal);
+  }
+
+  /** All who ask meanwhile wait for the same renewal. */
+  #shared(unwanted: string, need: Need): Promise<TokenFile> {
+    let renewal = this.#renewals.get(unwanted);
+    if (!renewal) {
+      renewal = this.#renew(unwanted, need).finally(() => this.#renewals.delete(unwanted));
+      this.#renewals.set(unwanted, renewal);
+    }
+    return renewal;
+  }
+
+  /** Only a fresh token is taken from memory: of a stale one token.json may say more by now. */
+  #unchanged(): TokenFile | undefined {
+    const known = this.#known;
+    return known && isUnchanged(this.path, known) && this.#isFresh(known) ? known : undefined;
+  }
+
   /** The token in the file, out of memory as long as the file is the same. */
   async #current(): Promise<TokenFile | undefined> {
     for (let look = 1; ; look++) {
-      const known = this.#known;
-      // Only a fresh token is taken from memory: of a stale one token.json may say more by now.
-      if (known && known.stamp === stampOf(this.path) && this.#isFresh(known)) return known;
+      const known = this.#unchanged();
+      if (known) return known;
       const read = readTokenFile(this.path);
       if (read === undefined || read.matches || look >= MISMATCH_LOOKS) return this.#remember(read);
       await sleep(MISMATCH_PAUSE, this.#closing.signal);
@@ -156,14 +218,14 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     this.#watch = watchToken(this.path, look);
   }
 
-  async #renew(stale: TokenFile | undefined): Promise<TokenFile> {
+  async #renew(unwanted: string, need: Need): Promise<TokenFile> {
     const wait = this.#options.wait ?? DEFAULT_WAIT;
     const finished = new AbortController();
     const { signal, end } = deadline(wait, this.#closing.signal, finished.signal);
     let answered = false;
     let failed: unknown;
     // Whoever keeps the file may write it any time: that ends the wait as well as the agent's answer does.
-    const asked = this.#askInTime(stale, wait, signal)
+    const asked = askInTime(this.path, need, { wait, signal, renew: this.#options.renew })
       .catch((error) => {
         failed = error;
       })
@@ -173,12 +235,12 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     try {
       for (;;) {
         const current = await this.#current();
-        if (current && this.#isFresh(current)) return current;
+        if (current && current.fingerprint !== unwanted && this.#isFresh(current)) return current;
         if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
         // Whoever was asked gives up on the same signal, and may say more than that the time is over.
         if (signal.aborted) await Promise.race([asked, sleep(LAST_WORDS)]);
         if (failed !== undefined && failed !== signal.reason && !(failed instanceof NoAgent)) throw failed;
-        if (signal.aborted) throw this.#nothing(current, wait, failed);
+        if (signal.aborted) throw this.#nothing(current, { unwanted, wait, failed });
         const pause = sleep(LOOK_EVERY, signal).catch(() => undefined);
         await Promise.race(answered ? [pause] : [pause, asked]);
       }
@@ -188,72 +250,25 @@ export class KeyFile extends EventEmitter<{ rotated: [Rotation]; newListener: [e
     }
   }
 
-  /** Asks; and where the answer is that a source failed lately and is tried again in time, asks again then. */
-  async #askInTime(stale: TokenFile | undefined, wait: number, signal: AbortSignal): Promise<void> {
-    const end = performance.now() + wait;
-    let last: FreshkeyError | undefined;
-    for (;;) {
-      try {
-        return await this.#ask(stale, Math.max(1, Math.round(end - performance.now())), signal);
-      } catch (error) {
-        // Of the time that is over, the source's own failure says more.
-        if (signal.aborted) throw last ?? error;
-        const backoff = error instanceof FreshkeyError && error.code === "ERR_BACKOFF" ? error.retryAfter : undefined;
-        if (backoff === undefined || performance.now() + backoff >= end) throw error;
-        last = error as FreshkeyError;
-        await sleep(backoff, signal).catch(() => undefined);
-      }
-    }
-  }
-
-  /** Has the token renewed: by the agent, else by the function that the caller passed in. */
-  async #ask(stale: TokenFile | undefined, timeout: number, signal: AbortSignal): Promise<void> {
-    const json = stale?.json ?? readTokenJson(this.path);
-    const name = json?.name ?? basename(dirname(this.path));
-    const request = { name, seen: stale?.fingerprint ?? "", reason: "expired" as const };
-    try {
-      const control = json?.control || usualControl(this.path);
-      // Beside a bare token there may be anybody's directory of that name.
-      if (!isSafeDirectory(dirname(control))) throw new NoAgent(`no agent on ${control}`);
-      // The signal ends it in time; its own time-out is for who asks without one.
-      await askAgent(control, { op: "renew", ...request }, { timeout: timeout + LOOK_EVERY, signal });
-    } catch (error) {
-      if (!(error instanceof NoAgent) || !this.#options.renew) throw error;
-      await this.#options.renew(request, { timeout, signal });
-    }
-  }
-
   /** Nothing fresh came in time: what is there instead, and whose turn it is. */
-  #nothing(current: TokenFile | undefined, wait: number, failed: unknown): FreshkeyError {
-    const kept = current?.json !== undefined || isSafeDirectory(dirname(usualControl(this.path)));
+  #nothing(current: TokenFile | undefined, about: { unwanted: string; wait: number; failed: unknown }): FreshkeyError {
+    const { unwanted, wait, failed } = about;
     const nobody = failed instanceof NoAgent;
-    const hint = !kept
+    const hint = !isKept(this.path, current?.json)
       ? "see to what writes that file; freshkey does not keep it"
       : nobody
         ? "no agent runs: start one with `freshkey agent`, or see `freshkey status`"
         : "see what the agent is doing: freshkey status";
-    const code = !nobody ? "ERR_DEADLINE" : current ? "ERR_TOKEN_EXPIRED" : "ERR_TOKEN_MISSING";
-    const what = current ? `the token in ${this.path} ${this.#age(current)}` : `there is no token in ${this.path}`;
+    const rejected = current?.fingerprint === unwanted;
+    const missing = current ? "ERR_TOKEN_EXPIRED" : "ERR_TOKEN_MISSING";
+    const state = current && (rejected ? "was rejected by the gateway" : this.#age(current));
+    const what = current ? `the token in ${this.path} ${state}` : `there is no token in ${this.path}`;
     const message = `${what}, and ${formatDuration(wait)} brought ${current ? "no other" : "none"}`;
-    return new FreshkeyError(code, message, { hint, cause: failed });
+    return new FreshkeyError(nobody && !rejected ? missing : "ERR_DEADLINE", message, { hint, cause: failed });
   }
 
   #age(token: TokenFile): string {
     const left = token.expires - this.#now();
     return left > 0 ? `expires in ${formatDuration(left)}` : `expired ${formatDuration(-left)} ago`;
-  }
-}
-
-/** Where the agent of a token that has never been written listens: `RUN/agent`, beside `RUN/NAME`. */
-function usualControl(path: string): string {
-  return join(dirname(dirname(path)), "agent", "control.sock");
-}
-
-function isSafeDirectory(path: string): boolean {
-  try {
-    return unsafeDirectory(path, undefined, { sharedIsFine: true }) === undefined;
-  } catch {
-    // ENOENT, ENOTDIR, EACCES: there is none that could be used.
-    return false;
   }
 }

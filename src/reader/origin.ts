@@ -3,6 +3,8 @@ import { FreshkeyError } from "../core/errors.ts";
 /** Where clients are told which gateway to talk to. A repository's `.env` can set them as well as the user can. */
 export const CLIENT_BASE_URLS = ["COPILOT_PROVIDER_BASE_URL", "ANTHROPIC_BASE_URL"];
 
+const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
+
 /**
  * Refuses a token to a client whose base URL has another origin than those the token is configured for. Where none is
  * configured, or the client names none, there is nothing to compare.
@@ -29,6 +31,39 @@ export function isForOrigin(configured: string, url: string): boolean {
   const allowed = configured.split(" ").filter(Boolean);
   const origin = originOf(url);
   return allowed.length === 0 || allowed.some((one) => originOf(one) === origin);
+}
+
+/**
+ * Refuses a token to a URL that is not of the gateway: `own`, URLs that the program named, and `configured`, those that
+ * token.json has (separated by spaces). Where both name some, the URL has to be of both; where neither does, the token
+ * goes nowhere. Nor does it go anywhere in the clear, but on this machine.
+ *
+ * @throws FreshkeyError `ERR_ORIGIN`.
+ */
+export function checkTarget(url: string, { own, configured }: { own: readonly string[]; configured: string }): void {
+  const origin = originOf(url);
+  const refuse = (problem: string, hint: string) => {
+    throw new FreshkeyError("ERR_ORIGIN", problem, { hint });
+  };
+  if (own.length === 0 && configured === "") {
+    refuse(
+      "nothing says which gateway this token is for",
+      "name it: pass `baseUrl`, or set base_url in freshkey's configuration",
+    );
+  }
+  const lists = [own, configured.split(" ").filter(Boolean)].filter((list) => list.length > 0);
+  const allowed = lists.find((list) => !list.some((one) => origin !== undefined && originOf(one) === origin));
+  if (allowed) {
+    const origins = allowed.map((one) => originOf(one) ?? "no valid URL");
+    refuse(
+      `${origin ?? "what is no valid URL"} is not what this token is for: ${origins.join(" and ")}`,
+      "send other requests with another fetch, or change `baseUrl` or freshkey's base_url",
+    );
+  }
+  const { protocol, hostname } = new URL(url);
+  if (protocol !== "https:" && !(protocol === "http:" && LOOPBACK.includes(hostname))) {
+    refuse(`${origin} would get the token in the clear`, "use https; http is for this machine alone");
+  }
 }
 
 function originOf(url: string): string | undefined {

@@ -53,22 +53,40 @@ export interface TokenFile {
   readonly json: TokenJson | undefined;
   /** The two files belong together. False for the moment between two renames; a bare token always matches. */
   readonly matches: boolean;
-  /** Tells whether `token` was replaced since, by one `stat`. */
-  readonly stamp: string;
+  /** Tells whether `token` was replaced since, by one `stat`: see `isUnchanged`. */
+  readonly stamp: Stamp;
 }
 
 /** Identifies the content of a file without reading it: a replaced file has another inode or another time. */
+type Stamp = Pick<Stats, "ino" | "mtimeMs" | "ctimeMs" | "size">;
+
+/** Whether the file at `path` is the one that was read. Costs one `stat`, and hardly more: it is asked before every request. */
+export function isUnchanged(path: string, { stamp }: TokenFile): boolean {
+  try {
+    const stats = statSync(path);
+    return (
+      stats.mtimeMs === stamp.mtimeMs &&
+      stats.ctimeMs === stamp.ctimeMs &&
+      stats.ino === stamp.ino &&
+      stats.size === stamp.size
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** The same as text, for who keeps nothing else of the file. */
 export function stampOf(path: string): string | undefined {
   try {
-    return stamp(statSync(path));
+    return Object.values(stampFrom(statSync(path))).join(":");
   } catch {
     // There is none, or it cannot be got at (ENOTDIR, EACCES): who reads it says so.
     return undefined;
   }
 }
 
-function stamp(stats: Stats): string {
-  return `${stats.ino}:${stats.mtimeMs}:${stats.ctimeMs}:${stats.size}`;
+function stampFrom({ ino, mtimeMs, ctimeMs, size }: Stats): Stamp {
+  return { ino, mtimeMs, ctimeMs, size };
 }
 
 /**
@@ -144,12 +162,12 @@ export function readTokenJson(path: string): TokenJson | undefined {
 }
 
 /** Content and stamp of one and the same file, even while it is being replaced. */
-function readContent(path: string): { text: string; stamp: string } | undefined {
+function readContent(path: string): { text: string; stamp: Stamp } | undefined {
   let fd: number | undefined;
   try {
     fd = openSync(path, "r");
     // In this order: what is written over in place while it is read then has another stamp, and is read again.
-    const own = stamp(fstatSync(fd));
+    const own = stampFrom(fstatSync(fd));
     return { text: readFileSync(fd, "latin1"), stamp: own };
   } catch (error) {
     if (errno(error) === "ENOENT" || errno(error) === "ENOTDIR") return undefined;

@@ -4,9 +4,10 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, it, type TestContext } from "node:test";
+import { fingerprint } from "../../src/core/token.ts";
 import {
   type Home,
   installCopilot,
@@ -18,6 +19,7 @@ import {
   startProvider,
 } from "../support/copilot.ts";
 import { FRESHKEY, openSandbox, type Sandbox, until } from "../support/freshkey.ts";
+import { makeOlder } from "../support/source.ts";
 
 /** Milliseconds. */
 const LIFETIME = 8_000;
@@ -131,6 +133,47 @@ describe("the real Copilot CLI over many tokens of 8 seconds", { skip: SKIP, con
   });
 });
 
+describe("a token that is revoked in mid-session, three times", { skip: SKIP, concurrency: 2 }, () => {
+  /** Revokes the token in place as often as three have done their work, and gives how often that was. */
+  function revokeThrice({ box, provider }: Scene): { readonly times: number; stop(): void } {
+    const revoked = new Set<string>();
+    const timer = setInterval(() => {
+      const last = provider.requests.filter(({ status }) => status === 200).at(-1)?.fingerprint;
+      const inPlace = fingerprint(readIfThere(box.tokenPath("copilot")));
+      const used = provider.requests.filter((one) => one.fingerprint === inPlace && one.status === 200).length;
+      if (last !== inPlace || used < 3 || revoked.size === 3) return;
+      // As an administrator does, of a token that was good for a while.
+      makeOlder(box.tokenPath("copilot"));
+      provider.gateway.revoke(inPlace);
+      revoked.add(inPlace);
+    }, 50);
+    return {
+      get times() {
+        return revoked.size;
+      },
+      stop: () => clearInterval(timer),
+    };
+  }
+
+  for (const [how, withAgent] of Object.entries({ "with the agent": true, "without one": false })) {
+    it(`costs one 401 each time through the extension, ${how}`, async (t) => {
+      const scene = await openScene(t, { ...LONG, toolCalls: 18, lifetime: 600_000 });
+      writeConfig(scene);
+      const { environment } = scene.provider.identity;
+      if (withAgent) await scene.box.startAgent({ env: { ...scene.env, ...environment } });
+      await connect(scene);
+      const revocations = revokeThrice(scene);
+      t.after(revocations.stop);
+      const files = { COPILOT_PROVIDER_API_KEY_FILE: scene.box.tokenPath("copilot") };
+      const seen = await scene.play(withAgent ? files : { ...environment, ...files });
+      assert.equal(revocations.times, 3, tail(seen));
+      assert.deepEqual([seen.code, seen.refused, seen.tokens], [0, 3, 4], tail(seen));
+      assert.match(seen.stdout, /All done/);
+      assert.equal(seen.stderr.includes("freshkey:"), false, "nobody has to do anything");
+    });
+  }
+});
+
 describe("the extension in the real Copilot CLI", { skip: SKIP }, () => {
   it("says why there is no token, and what to do", async (t) => {
     const scene = await openScene(t);
@@ -150,6 +193,31 @@ command = ["no-such-program-here"]
     // At once in the timeline, and again when the CLI has given up.
     const said = seen.stderr.replaceAll(/\s+/g, " ");
     assert.equal(said.match(/no-such-program-here is not in PATH=.*?→ install it/g)?.length, 2, said);
+  });
+
+  it("says why there is no other token after a 401, and what to do", async (t) => {
+    const scene = await openScene(t, { ...LONG, toolCalls: 3, lifetime: 600_000 });
+    const mint = scene.box.writeScript("mint-it", `#!/bin/sh\nprintf %s '${await scene.provider.mint()}'\n`);
+    scene.box.writeConfig(`
+[clients.copilot]
+token = "copilot"
+base_url = "${scene.provider.gateway.baseUrl}"
+[tokens.copilot]
+source = "command"
+command = ["${mint}"]
+`);
+    await scene.box.startAgent({ env: scene.env });
+    await connect(scene);
+    const path = scene.box.tokenPath("copilot");
+    await until("there is a token", () => readIfThere(path));
+    makeOlder(path);
+    rmSync(mint);
+    scene.provider.gateway.revoke(fingerprint(readIfThere(path)));
+    const seen = await scene.play({ COPILOT_PROVIDER_API_KEY_FILE: path });
+    assert.notEqual(seen.code, 0, tail(seen));
+    assert.equal(seen.requests, seen.refused, tail(seen));
+    const said = seen.stderr.replaceAll(/\s+/g, " ");
+    assert.equal(said.match(/freshkey: [^→]*mint-it[^→]*→/g)?.length, 1, said);
   });
 
   it("renews by itself where no agent runs", async (t) => {

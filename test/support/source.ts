@@ -1,4 +1,5 @@
 import { appendFileSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { formatTokenJson, type TokenJson } from "../../src/reader/token-file.ts";
 import type { Sandbox } from "./freshkey.ts";
 
 export interface Behaviour {
@@ -61,4 +62,12 @@ export function openSource(box: Sandbox, behaviour: Behaviour = {}, name = "sour
   };
   source.behave(behaviour);
   return source;
+}
+
+/** Lets token.json say that the token was minted a minute earlier: the agent mints anew for one that is rejected then. */
+export function makeOlder(tokenPath: string): void {
+  const path = `${tokenPath}.json`;
+  const json = JSON.parse(readFileSync(path, "utf8")) as TokenJson;
+  writeFileSync(`${path}.older`, formatTokenJson({ ...json, minted: json.minted - 60 }), { mode: 0o600 });
+  renameSync(`${path}.older`, path);
 }

@@ -1,108 +1,17 @@
 /** The published reader: what each `get()` costs, waits for, and refuses. */
 import assert from "node:assert/strict";
-import fs, { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { syncBuiltinESMExports } from "node:module";
+import fs, { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, type TestContext, test } from "node:test";
-import { serveControl } from "../../src/agent/control-server.ts";
+import { describe, test } from "node:test";
 import { FreshkeyError } from "../../src/core/errors.ts";
 import { fingerprint } from "../../src/core/token.ts";
-import type { ControlRequest } from "../../src/os/control-client.ts";
-import { type KeyFile, type KeyFileOptions, openKeyFile } from "../../src/reader/key-file.ts";
-import { formatTokenJson } from "../../src/reader/token-file.ts";
+import { openKeyFile } from "../../src/reader/key-file.ts";
+import { agent, counting, LIFE, NOW, place } from "../support/key-file.ts";
 import { jwt, pause, temporaryDirectory } from "../support/unit.ts";
-
-const NOW = Date.parse("2026-11-23T09:00:00Z");
-const LIFE = 3_600_000;
 
 /** Milliseconds: long enough for a busy machine to find that nobody listens. */
 const SHORT = 500;
 const NEVER = new Promise<never>(() => {});
-
-interface Place {
-  readonly path: string;
-  /** Where the agent of this place would listen. */
-  readonly control: string;
-  /** Puts a token in place as the writer does: token, then token.json, each by rename. */
-  put(value: string, expires?: number, options?: { control?: string; only?: "token" | "json" }): void;
-  open(options?: KeyFileOptions): KeyFile;
-}
-
-function place(t: TestContext): Place {
-  const run = temporaryDirectory(t);
-  const directory = join(run, "copilot");
-  mkdirSync(directory, { mode: 0o700 });
-  mkdirSync(join(run, "agent"), { mode: 0o700 });
-  const path = join(directory, "token");
-  const control = join(run, "agent/control.sock");
-  const replace = (file: string, content: string) => {
-    writeFileSync(`${file}.new`, content, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
-  };
-  return {
-    path,
-    control,
-    put(value, expires = NOW + LIFE, options = {}) {
-      const json = {
-        expires: Math.floor(expires / 1000),
-        minted: Math.floor((expires - LIFE) / 1000),
-        fingerprint: fingerprint(value),
-        name: "copilot",
-        source: "command",
-        control: options.control ?? control,
-        base_url: "",
-        verify: false,
-        schema: 1,
-      };
-      if (options.only !== "json") replace(path, value);
-      if (options.only !== "token") replace(`${path}.json`, formatTokenJson(json));
-    },
-    open(options = {}) {
-      const key = openKeyFile(path, { now: () => NOW, wait: 10_000, ...options });
-      t.after(() => key.close());
-      return key;
-    },
-  };
-}
-
-/** Counts the files that are opened for reading, and what a `get()` stats, while `task` runs. */
-async function counting(task: () => Promise<unknown>): Promise<{ opened: number; looked: number }> {
-  const counts = { opened: 0, looked: 0 };
-  const { openSync, readFileSync, statSync } = fs;
-  Object.assign(fs, {
-    openSync: (...args: Parameters<typeof openSync>) => {
-      counts.opened++;
-      return openSync(...args);
-    },
-    readFileSync: (...args: Parameters<typeof readFileSync>) => {
-      if (typeof args[0] === "string") counts.opened++;
-      return readFileSync(...args);
-    },
-    statSync: (...args: Parameters<typeof statSync>) => {
-      counts.looked++;
-      return statSync(...args);
-    },
-  });
-  syncBuiltinESMExports();
-  try {
-    await task();
-  } finally {
-    Object.assign(fs, { openSync, readFileSync, statSync });
-    syncBuiltinESMExports();
-  }
-  return counts;
-}
-
-/** An agent that answers each request for a renewal with what `answer` gives. */
-async function agent(t: TestContext, at: Place, answer: (request: ControlRequest) => unknown) {
-  const requests: ControlRequest[] = [];
-  const server = await serveControl(at.control, async (request) => {
-    requests.push(request);
-    return ((await answer(request)) ?? {}) as object;
-  });
-  t.after(() => server.close());
-  return requests;
-}
 
 describe("get", () => {
   test("gives the token, and costs one stat as long as the file is unchanged", async (t) => {

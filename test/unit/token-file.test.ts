@@ -1,21 +1,13 @@
 /** docs/token-file.md, case by case, as the reader sees it. */
 import assert from "node:assert/strict";
-import {
-  chmodSync,
-  chownSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  symlinkSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, chownSync, mkdirSync, renameSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { fingerprint, UNKNOWN_EXPIRY } from "../../src/core/token.ts";
 import {
   formatTokenJson,
+  isUnchanged,
   isUsable,
   readTokenFile,
   readTokenJson,
@@ -74,6 +66,7 @@ describe("token.json", () => {
 describe("reading a token that freshkey keeps", () => {
   test("value, fingerprint, times in milliseconds", (t) => {
     const path = place(t, "abc", about("abc"));
+    const { ino, mtimeMs, ctimeMs, size } = statSync(path);
     assert.deepEqual(readTokenFile(path), {
       value: "abc",
       fingerprint: "ba7816bf8f01",
@@ -81,7 +74,7 @@ describe("reading a token that freshkey keeps", () => {
       minted: NOW,
       json: about("abc"),
       matches: true,
-      stamp: stampOf(path),
+      stamp: { ino, mtimeMs, ctimeMs, size },
     });
   });
 
@@ -288,7 +281,7 @@ describe("isUsable", () => {
     minted: (json?.minted ?? 0) * 1000,
     json,
     matches: true,
-    stamp: "",
+    stamp: { ino: 0, mtimeMs: 0, ctimeMs: 0, size: 0 },
   });
   test("with min_validity of life left, to the millisecond", () => {
     const file = found("abc", about("abc"));
@@ -324,19 +317,23 @@ describe("isUsable", () => {
   });
 });
 
-describe("stampOf", () => {
+describe("stampOf and isUnchanged", () => {
   test("is the same as long as the file is, and another after it was replaced or written over", (t) => {
     const path = place(t, "abc");
     const first = stampOf(path);
-    readFileSync(path);
+    const read = readTokenFile(path)!;
     assert.equal(stampOf(path), first);
+    assert.equal(isUnchanged(path, read), true);
     writeFileSync(`${path}.new`, "abc");
     utimesSync(`${path}.new`, NOW / 1000, NOW / 1000);
     renameSync(`${path}.new`, path);
     const second = stampOf(path);
     assert.notEqual(second, first);
+    assert.equal(isUnchanged(path, read), false);
+    const again = readTokenFile(path)!;
     utimesSync(path, NOW / 1000 + 1, NOW / 1000 + 1);
     assert.notEqual(stampOf(path), second);
+    assert.equal(isUnchanged(path, again), false);
   });
   test("of a link it is its target's", (t) => {
     const path = place(t, "abc");
@@ -347,6 +344,7 @@ describe("stampOf", () => {
     const path = place(t, "abc");
     for (const none of [`${path}-x`, join(path, "below"), join(path, "..", "no/such/file")]) {
       assert.equal(stampOf(none), undefined, none);
+      assert.equal(isUnchanged(none, readTokenFile(path)!), false, none);
     }
   });
 });
