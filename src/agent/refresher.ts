@@ -210,14 +210,14 @@ export class Refresher {
       const before = published(this.config);
       const own = fingerprint(token.value);
       if (before?.matches && before.fingerprint === own) return this.#gotTheSame(before, request);
-      const { expires, identity } = token;
+      const { expires, identity, credential } = token;
       const about = { fingerprint: own, expires, identity, reason: request.reason };
       this.#tools.observe?.({ kind: "minted", ...about });
       await publish(this.config, { token, minted, control, force: request.reason === "manual" });
       this.#succeeded(token, minted);
       this.#tools.observe?.({ kind: "published", ...about });
       const life = token.expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(token.expires - clock.now());
-      log.info({ name, fingerprint: own, expires_in: life, reason: request.reason }, "renewed");
+      log.info({ name, fingerprint: own, credential, expires_in: life, reason: request.reason }, "renewed");
       return { result: "renewed", fingerprint: own, expires: Math.floor(token.expires / 1000) };
     } catch (error) {
       throw await this.#failed(FreshkeyError.from(error, "ERR_SOURCE_FAILED"));
