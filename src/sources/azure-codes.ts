@@ -50,6 +50,11 @@ const ROLE: Advice = [
     `Have an administrator assign${withClient(failure) || " the user"} to the application of ${resourceOf(failure)}.`,
 ];
 
+const BUSY: Advice = [
+  "ERR_SOURCE_FAILED",
+  "Entra is busy, or has a problem of its own",
+  () => "This is the provider's side: freshkey tries again by itself.",
+];
 const FEDERATION: Advice = [
   "ERR_SOURCE_REFUSED",
   "the application does not trust the federated token",
@@ -65,6 +70,7 @@ export const ENTRA: Record<string, Advice> = {
   50105: ROLE,
   501051: ROLE,
   50173: ["ERR_SIGN_IN", "the sign-in was revoked: a password was changed, or the sessions were ended", signIn],
+  50196: BUSY,
   53003: [
     "ERR_SOURCE_REFUSED",
     "a Conditional Access policy blocks the token",
@@ -122,6 +128,10 @@ export const ENTRA: Record<string, Advice> = {
     (failure) =>
       `Mend scope (${failure.options.scope}) or tenant_id${withTenant(failure)}: the API's application must exist in that tenant.`,
   ],
+  90006: BUSY,
+  90012: BUSY,
+  90033: BUSY,
+  90055: BUSY,
   90002: [
     "ERR_SOURCE_REFUSED",
     "there is no such tenant",

@@ -26,11 +26,13 @@ export interface AzureFailure {
   readonly ended: boolean;
   readonly last: Exchange | undefined;
   readonly claims?: string | undefined;
+  /** What `az` wrote to stderr. */
+  readonly said?: string | undefined;
 }
 
 /** The FreshkeyError that `error` of the SDK amounts to. */
 export function azureError(error: unknown, failure: AzureFailure): FreshkeyError {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = failure.said?.trim() || (error instanceof Error ? error.message : String(error));
   if (failure.ended) return ended(failure);
   if (failure.last?.error !== undefined) return unreachable(failure.last.host, failure.last.error, failure);
   const response = failure.last?.response;
@@ -115,7 +117,7 @@ function tell(body: string): { error: string; text: string } | undefined {
 
 /** What `az` said on stderr, or what the SDK made of it. */
 function cliError(text: string, failure: AzureFailure): FreshkeyError {
-  if (/could not be found/i.test(text)) {
+  if (/could not be found|\baz:.* not found/i.test(text)) {
     return new FreshkeyError("ERR_SOURCE_MISSING", "the Azure CLI (az) is not installed, or not on the PATH", {
       hint: `Install it (https://aka.ms/azure-cli), then: ${azLogin(failure)}. A service's PATH is not your shell's.`,
     });
@@ -126,7 +128,9 @@ function cliError(text: string, failure: AzureFailure): FreshkeyError {
       hint: `Run: ${azLogin(failure, ` --scope ${failure.options.scope} --claims-challenge ${challenge}`)}`,
     });
   }
-  if (/az login/.test(text)) {
+  // It says so of every error that Entra answers with; without a code of Entra's it is one that passes.
+  const busy = /Interactive authentication is needed/.test(text) && !/AADSTS\d/.test(text);
+  if (/az login/.test(text) && !busy) {
     const scope = /--scope|interactive/i.test(text) ? ` --scope ${failure.options.scope}` : "";
     const message = "the Azure CLI is not signed in, or its sign-in is no longer valid";
     return new FreshkeyError("ERR_SIGN_IN", message, { hint: `Run: ${azLogin(failure, scope)}` });

@@ -9,6 +9,7 @@ import { failureOfAll, type KindFailure, tryNext } from "./azure-list.ts";
 import { type AzureOptions, type CredentialKind, isAuthority, kindsOf } from "./azure-options.ts";
 import { Wire } from "./azure-wire.ts";
 import type { Mint } from "./source.ts";
+import { watchStderr } from "./stderr-watch.ts";
 
 export { type AzureOptions, azureOptions } from "./azure-options.ts";
 
@@ -69,6 +70,8 @@ async function mintOfList(surrounding: Surrounding): Promise<Token> {
 async function mintWith(kind: CredentialKind, surrounding: Surrounding, probe: boolean): Promise<Token> {
   const { options, authority, claims, sdk, client, signal, allowed, until } = surrounding;
   const wire = new Wire(client, signal);
+  // The SDK takes every failure of `az` whose text names `az login` for a missing sign-in, an outage as well.
+  const az = kind === "cli" ? watchStderr() : undefined;
   let answer: AccessToken | null;
   try {
     const credential = await CREATE[kind](options, { sdk, authority, wire, end: until, probe });
@@ -77,7 +80,10 @@ async function mintWith(kind: CredentialKind, surrounding: Surrounding, probe: b
     if (error instanceof FreshkeyError) throw error;
     const names = namesOf(kind, options);
     const ended = signal.aborted;
-    throw azureError(error, { kind, options: names, authority, claims, deadline: allowed, ended, last: wire.last });
+    const failure = { kind, options: names, authority, claims, deadline: allowed, ended, last: wire.last };
+    throw azureError(error, { ...failure, said: az?.said });
+  } finally {
+    az?.close();
   }
   if (typeof answer?.token !== "string" || answer.token === "" || !(answer.expiresOnTimestamp > 0)) {
     throw new FreshkeyError("ERR_SOURCE_ANSWER", "the answer holds no access token with an expiry", {

@@ -27,7 +27,7 @@ export interface Entra {
   /** The only token that the application's federated credential trusts. */
   federatedToken: string | undefined;
   /** From now on, that tenant's token endpoint answers so. Without it: a token, if client id and secret are right. */
-  answer(tenant: string, answer: Answer): void;
+  answer(tenant: string, answer: Answer | undefined): void;
   /** From now on, that tenant's discovery document is answered so. */
   discovery(tenant: string, answer: Answer): void;
   close(): Promise<void>;
@@ -69,7 +69,10 @@ export async function startEntra(certificates: Certificates): Promise<Entra> {
     const [, tenant = "", ...rest] = new URL(request.url ?? "", entra.authority).pathname.split("/");
     const form = new URLSearchParams(await text(request));
     const endpoint = rest.join("/");
-    if (endpoint === "v2.0/.well-known/openid-configuration") {
+    if (tenant === "subscriptions") {
+      // Azure's resource manager, which the Azure CLI asks when somebody signs in.
+      send(response, json({ value: [] }));
+    } else if (/^(v2\.0\/)?\.well-known\/openid-configuration$/.test(endpoint)) {
       send(response, documents.get(tenant) ?? json(discoveryOf(`${entra.authority}/${tenant}`)));
     } else if (endpoint === "oauth2/v2.0/token" && request.method === "POST") {
       entra.posted.set(tenant, [...(entra.posted.get(tenant) ?? []), form]);
@@ -86,7 +89,7 @@ export async function startEntra(certificates: Certificates): Promise<Entra> {
     refreshIn: undefined,
     certificate: undefined,
     federatedToken: undefined,
-    answer: (tenant, answer) => void answers.set(tenant, answer),
+    answer: (tenant, answer) => void (answer ? answers.set(tenant, answer) : answers.delete(tenant)),
     discovery: (tenant, answer) => void documents.set(tenant, answer),
     close: () => close(server),
   };
