@@ -20,6 +20,8 @@ export class Wire implements HttpClient {
   async sendRequest(request: PipelineRequest): Promise<PipelineResponse> {
     const { host } = new URL(request.url);
     request.abortSignal = this.#signal;
+    // A machine's own endpoints, which alone are http: the proxy of the environment would ask its own machine.
+    if (request.url.startsWith("http:")) delete request.agent;
     try {
       const response = await this.#inner.sendRequest(request);
       this.last = { host, response };

@@ -10,6 +10,7 @@ import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
 import { type AzureMinter, openAzureMinter } from "../support/azure-mint.ts";
 import { type Certificates, makeCertificates } from "../support/certificates.ts";
+import { startConnectProxy } from "../support/connect-proxy.ts";
 import {
   type Answer,
   CLIENT_ID,
@@ -111,6 +112,14 @@ describe("the real az", { skip: !existsSync(AZ) && `there is no ${AZ} (apt-get i
       assert.ok(elapsed < 20_000, `${elapsed} ms`);
     });
   }
+
+  test("asks through the proxy of the environment", async (t) => {
+    const proxy = await startConnectProxy();
+    t.after(() => proxy.close());
+    const { error } = await minter.mint(fresh(), { env: { ...env, HTTPS_PROXY: proxy.url } });
+    assert.equal(error, undefined, JSON.stringify(error));
+    assert.ok(proxy.asked.includes(new URL(entra.authority).host), String(proxy.asked));
+  });
 
   test("that nobody signed in to says so, and a list goes on to it from a machine without an identity", async () => {
     const elsewhere = { ...env, AZURE_CONFIG_DIR: join(minter.directory, "nobody") };

@@ -11,6 +11,7 @@ import {
   makeCertificates,
   makeClientCertificate,
 } from "../support/certificates.ts";
+import { startConnectProxy } from "../support/connect-proxy.ts";
 import {
   type Answer,
   accessToken,
@@ -56,6 +57,8 @@ interface Row {
   /** Where no other token can be had, why. */
   readonly cannotForce?: string;
   readonly claims: "sent" | "sign-in" | { none: string };
+  /** Nobody asks a proxy for the machine's own endpoint; `az` does it by itself. */
+  readonly proxy: "tunnel" | "direct";
 }
 
 let certificates: Certificates;
@@ -155,6 +158,7 @@ const ROWS: Row[] = [
     lifetime: 3599,
     by: "client-secret",
     claims: "sent",
+    proxy: "tunnel",
   },
   {
     name: "client-certificate",
@@ -180,6 +184,7 @@ const ROWS: Row[] = [
     lifetime: 3599,
     by: "client-certificate",
     claims: "sent",
+    proxy: "tunnel",
   },
   {
     name: "workload-identity",
@@ -204,6 +209,7 @@ const ROWS: Row[] = [
     lifetime: 3599,
     by: "workload-identity",
     claims: "sent",
+    proxy: "tunnel",
   },
   {
     name: "environment",
@@ -220,6 +226,7 @@ const ROWS: Row[] = [
     lifetime: 3599,
     by: "environment",
     claims: "sent",
+    proxy: "tunnel",
   },
   {
     name: "managed-identity (system)",
@@ -228,6 +235,7 @@ const ROWS: Row[] = [
     lifetime: 86_400,
     by: "managed-identity",
     claims: { none: "the SDK takes none" },
+    proxy: "direct",
   },
   {
     name: "managed-identity (user)",
@@ -240,6 +248,7 @@ const ROWS: Row[] = [
     lifetime: 86_400,
     by: "managed-identity",
     claims: { none: "the SDK takes none" },
+    proxy: "direct",
   },
   {
     name: "cli",
@@ -254,6 +263,7 @@ const ROWS: Row[] = [
     deaf: "az tells none",
     cannotForce: "az keeps its own",
     claims: "sign-in",
+    proxy: "direct",
   },
   {
     name: "default",
@@ -278,6 +288,7 @@ const ROWS: Row[] = [
     lifetime: 3599,
     by: "workload-identity",
     claims: "sent",
+    proxy: "tunnel",
   },
   {
     name: "a list, its second",
@@ -294,10 +305,21 @@ const ROWS: Row[] = [
     lifetime: 86_400,
     by: "managed-identity",
     claims: { none: "the SDK takes none" },
+    proxy: "direct",
   },
 ];
 
-const COLUMNS = ["mints", "expiry", "another token", "hangs", "429", "500", "bad secret", "claims"] as const;
+const COLUMNS = [
+  "mints",
+  "expiry",
+  "another token",
+  "hangs",
+  "429",
+  "500",
+  "bad secret",
+  "claims",
+  "proxy and CA",
+] as const;
 type Cells = Partial<Record<(typeof COLUMNS)[number], string>>;
 const table = new Map<string, Cells>();
 
@@ -306,11 +328,11 @@ describe("credential × behaviour", { concurrency: 3 }, () => {
     test(row.name, async (t) => {
       const cells: Cells = {};
       const mint = async (behaviour: Behaviour, more: MintOptions = {}, times = 1) => {
-        const cell = `row${index}-${behaviour}${more.claims ? "-claims" : ""}`;
+        const cell = `row${index}-${behaviour}${Object.keys(more).join("")}`;
         const situation = await row.prepare(behaviour, cell);
         const outcomes: Outcome[] = [];
         for (let n = 0; n < times; n++) {
-          outcomes.push(await minter.mint(situation.options, { ...more, env: situation.env }));
+          outcomes.push(await minter.mint(situation.options, { ...more, env: { ...more.env, ...situation.env } }));
         }
         const asked = situation.asked();
         await situation.end?.();
@@ -380,6 +402,15 @@ describe("credential × behaviour", { concurrency: 3 }, () => {
           assert.equal(outcome.error, undefined);
           cells.claims = row.claims.none;
         }
+      });
+      await t.test("through a proxy, with a private CA", async () => {
+        const proxy = await startConnectProxy();
+        const variables = { HTTPS_PROXY: proxy.url, HTTP_PROXY: proxy.url };
+        const { outcome } = await mint("well", { env: variables }).finally(() => proxy.close());
+        assert.equal(outcome.error, undefined, JSON.stringify(outcome.error));
+        const tunnels = row.proxy === "tunnel" ? [new URL(entra.authority).host] : [];
+        assert.deepEqual([...new Set(proxy.asked)], tunnels);
+        cells["proxy and CA"] = row.proxy;
       });
       table.set(row.name, cells);
     });
