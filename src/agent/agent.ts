@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { samePlaceAndIdentity } from "../config/identity.ts";
-import { type Config, secretFiles, type TokenConfig } from "../config/load.ts";
+import type { Config, TokenConfig } from "../config/load.ts";
+import { secretFiles } from "../config/secrets.ts";
 import { formatDuration } from "../core/duration.ts";
 import { type ErrorRecord, FreshkeyError } from "../core/errors.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
@@ -278,6 +279,8 @@ export class Agent {
   }
 
   async #answer(request: ControlRequest): Promise<object> {
+    // A client may be awake before the loop is: what it is told must not go by the clock of before.
+    this.#watchClock();
     switch (request.op) {
       case "status":
         return this.status();

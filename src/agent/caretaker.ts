@@ -1,47 +1,85 @@
+import { isDeepStrictEqual } from "node:util";
 import type { TokenConfig } from "../config/load.ts";
-import { stampOf } from "../reader/token-file.ts";
-import { published, touch } from "./publish.ts";
+import type { Log } from "../os/log.ts";
+import { stampOf, type TokenFile, tokenJsonPath } from "../reader/token-file.ts";
+import { fingerprintInPlace, published, putBack, touch } from "./publish.ts";
 
-/** The token file is looked at this often, in case somebody removed or replaced it. */
+/** The token's files are looked at this often, in case somebody removed or changed them. */
 const LOOK_EVERY = 5_000;
 /** Below the ten days after which systemd-tmpfiles removes, and macOS's three. */
 const TOUCH_EVERY = 6 * 3_600_000;
 
-/** Looks after a token file between two renewals. Instants are epoch milliseconds. */
+/** Looks after a token's two files between two renewals. Instants are epoch milliseconds. */
 export class Caretaker {
   readonly #config: TokenConfig;
-  #stamp: string | undefined;
+  readonly #log: Pick<Log, "warn">;
+  /** What is known to be in place. */
+  #left: TokenFile | undefined;
+  #stamp = "";
+  #mending: Promise<void> | undefined;
   #lastLook = 0;
   #lastTouch = 0;
 
-  constructor(config: TokenConfig, now: number) {
+  constructor(config: TokenConfig, now: number, log: Pick<Log, "warn">) {
     this.#config = config;
+    this.#log = log;
     this.begin(now);
   }
 
-  /** The file is accepted as it is found. Also when the clock has been set. */
+  /** The files are accepted as they are found. Also when the clock has been set. */
   begin(now: number): void {
     this.#lastLook = this.#lastTouch = now;
-    this.#stamp = stampOf(this.#config.path);
+    this.#stamp = this.#stampOfBoth();
+    this.#left = published(this.#config);
   }
 
   /** A token has just been put in place. Should it be gone already, the next look finds that it was there. */
   written(now: number): void {
     this.begin(now);
-    this.#stamp ??= "gone";
+    if (!this.#left?.json) this.#stamp = "as written";
   }
 
-  /** Whether the token is not in place any more as it was left; keeps its files from looking old. */
+  /**
+   * Whether the token is not in place any more as it was left, so that a new one is needed. Where only token.json was
+   * removed or changed, that is written again: the token is as good as before. Keeps both from looking old.
+   */
   findsItSpoilt(now: number): boolean {
-    if (now - this.#lastLook < LOOK_EVERY) return false;
+    if (this.#mending || now - this.#lastLook < LOOK_EVERY) return false;
     this.#lastLook = now;
     const before = this.#stamp;
-    this.#stamp = stampOf(this.#config.path);
-    if (this.#stamp !== before) return !published(this.#config)?.matches;
+    this.#stamp = this.#stampOfBoth();
+    if (this.#stamp !== before) return this.#isSpoilt(now);
     if (now - this.#lastTouch >= TOUCH_EVERY) {
       touch(this.#config, now);
       this.begin(now);
     }
     return false;
+  }
+
+  /** Resolves once nothing is being written here. */
+  async idle(): Promise<void> {
+    await this.#mending;
+  }
+
+  #isSpoilt(now: number): boolean {
+    const found = published(this.#config);
+    const { json, fingerprint } = this.#left ?? {};
+    if (!json) return !found?.matches;
+    if (fingerprintInPlace(this.#config) !== fingerprint) return true;
+    if (isDeepStrictEqual(found?.json, json)) return false;
+    this.#log.warn({ name: this.#config.name }, "somebody else removed or changed token.json; it is written again");
+    this.#mending = putBack(this.#config, json)
+      .then(() => this.begin(now))
+      .catch(() => {
+        this.#stamp = "still to be written";
+      })
+      .finally(() => {
+        this.#mending = undefined;
+      });
+    return false;
+  }
+
+  #stampOfBoth(): string {
+    return `${stampOf(this.#config.path)} ${stampOf(tokenJsonPath(this.#config.path))}`;
   }
 }

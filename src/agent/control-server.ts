@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { claimsProblem } from "../core/claims.ts";
 import { type ErrorRecord, errno, FreshkeyError } from "../core/errors.ts";
 import { type ControlRequest, LONGEST_LINE, PROTOCOL_VERSION } from "../os/control-client.ts";
-import { Stopped } from "./refresher.ts";
+import { Stopped } from "./refusals.ts";
 
 /** A client that connects says what it wants within this time, or is cut off. */
 const TIME_TO_ASK = 5_000;

@@ -26,12 +26,12 @@ export class FailureClock {
     return this.#failure?.nextTry ?? 0;
   }
 
-  /** One more failure in a row. */
-  async add(error: FreshkeyError, now: number, random: number): Promise<Failure> {
+  /** One more failure in a row. `pause` is how long to wait where it is not the source that is spared by waiting. */
+  async add(error: FreshkeyError, now: number, random: number, pause?: number): Promise<Failure> {
     const attempts = (this.#failure?.attempts ?? 0) + 1;
     const permanent = error.class !== "transient" && error.class !== "internal";
     const { retryAfter } = error;
-    const wait = backoff(attempts, random, { permanent, ...(retryAfter !== undefined && { retryAfter }) });
+    const wait = pause ?? backoff(attempts, random, { permanent, ...(retryAfter !== undefined && { retryAfter }) });
     this.#failure = {
       since: this.#failure?.since ?? now,
       attempts,

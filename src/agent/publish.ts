@@ -3,7 +3,7 @@ import { basename } from "node:path";
 import { type TokenConfig, tokenDirectory } from "../config/load.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
-import { removeFiles, replaceFiles } from "../os/atomic-file.ts";
+import { type NewFile, removeFiles, replaceFiles } from "../os/atomic-file.ts";
 import { sleep } from "../os/clock.ts";
 import { makePrivateDirectory, unsafeDirectory } from "../os/paths.ts";
 import {
@@ -43,12 +43,10 @@ const ANNOUNCED_FOR = 100;
  */
 export async function publish(config: TokenConfig, { token, minted, control, force }: Publication): Promise<void> {
   const directory = tokenDirectory(config);
-  const group = config.group === undefined ? undefined : groupId(config.group);
-  const shared = ((config.mode ?? 0o600) & 0o040) !== 0;
-  prepareDirectory(config, directory, { shared, group });
+  const access = accessOf(config);
+  prepareDirectory(config, directory, { shared: (access.mode & 0o040) !== 0, group: access.group });
   if (!force) refuseForeign(config);
 
-  const files = { mode: config.mode ?? 0o600, group };
   const json: TokenJson = {
     expires: Math.floor(token.expires / 1000),
     minted: Math.floor(minted / 1000),
@@ -60,17 +58,26 @@ export async function publish(config: TokenConfig, { token, minted, control, for
     verify: false,
     schema: SCHEMA,
   };
-  const name = basename(config.path);
-  const jsonFile = (content: TokenJson) => ({ ...files, name: tokenJsonName(name), data: formatTokenJson(content) });
   const before = readJson(config.path);
   if (!existsSync(tokenJsonPath(config.path))) {
     // Without one the token would be a bare token for a moment, or, were this process killed, for good.
-    await replaceFiles(directory, [jsonFile(json)]);
+    await replaceFiles(directory, [jsonFile(config, json)]);
   } else if (before && endsBefore(json.expires, before.expires)) {
-    await replaceFiles(directory, [jsonFile({ ...before, expires: json.expires })]);
+    await replaceFiles(directory, [jsonFile(config, { ...before, expires: json.expires })]);
     await sleep(ANNOUNCED_FOR);
   }
-  await replaceFiles(directory, [{ ...files, name, data: token.value }, jsonFile(json)]);
+  await replaceFiles(directory, [
+    { ...access, name: basename(config.path), data: token.value },
+    jsonFile(config, json),
+  ]);
+}
+
+function jsonFile(config: TokenConfig, content: TokenJson): NewFile {
+  return { ...accessOf(config), name: tokenJsonName(basename(config.path)), data: formatTokenJson(content) };
+}
+
+function accessOf({ mode = 0o600, group }: TokenConfig): { mode: number; group: number | undefined } {
+  return { mode, group: group === undefined ? undefined : groupId(group) };
 }
 
 /** Whether the expiry `a` (epoch seconds) is earlier than `b`, an unknown one being the latest of all. */
@@ -89,6 +96,12 @@ export function published(config: TokenConfig): TokenFile | undefined {
   }
 }
 
+/** The same, as far as it is a token that freshkey wrote with its token.json. */
+export function inPlace(config: TokenConfig): TokenFile | undefined {
+  const found = published(config);
+  return found?.json && found.matches ? found : undefined;
+}
+
 /**
  * The clock was set by `by` milliseconds: what token.json says was measured by the old one. An expiry that is too early
  * is on the safe side and stays; one that would be too late is corrected.
@@ -98,9 +111,21 @@ export async function restate(config: TokenConfig, by: number): Promise<void> {
   if (!json || json.expires === UNKNOWN_EXPIRY || by >= 0) return;
   const seconds = Math.floor(by / 1000);
   const corrected = { ...json, expires: json.expires + seconds, minted: json.minted + seconds };
-  const name = tokenJsonName(basename(config.path));
-  const group = config.group === undefined ? undefined : groupId(config.group);
-  await replaceFiles(tokenDirectory(config), [{ name, data: formatTokenJson(corrected), mode: config.mode, group }]);
+  await replaceFiles(tokenDirectory(config), [jsonFile(config, corrected)]);
+}
+
+/** Writes the token.json that belongs to the token in place once more. */
+export async function putBack(config: TokenConfig, json: TokenJson): Promise<void> {
+  await replaceFiles(tokenDirectory(config), [jsonFile(config, json)]);
+}
+
+/** Of the token itself, whatever token.json says; undefined where there is none that can be read. */
+export function fingerprintInPlace(config: TokenConfig): string | undefined {
+  try {
+    return fingerprint(readFileSync(config.path, "latin1"));
+  } catch {
+    return undefined;
+  }
 }
 
 /** Removes the token's files, and its directory where freshkey made it. token.json goes last: it says whose the token is. */

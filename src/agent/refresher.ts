@@ -12,10 +12,12 @@ import type { TokenEvent } from "./events.ts";
 import { FailureClock } from "./failure-clock.ts";
 import type { FailureFile } from "./failure-file.ts";
 import type { mint } from "./mint.ts";
-import { publish, published, restate, unpublish } from "./publish.ts";
+import { inPlace, publish, published, restate, unpublish } from "./publish.ts";
+import { gatewayAtFault, Stopped, sameTokenAgain } from "./refusals.ts";
 import type { Schedule } from "./schedule.ts";
 import type { Slots } from "./slots.ts";
 import { SourceWatch } from "./source-watch.ts";
+import { Supply } from "./supply.ts";
 import { describeToken, type TokenStatus } from "./token-status.ts";
 
 /** What a refresher works with; clock, randomness and the mint are injected in tests. */
@@ -46,13 +48,8 @@ const REJECTED_BACKOFF = 30_000;
 const MANUAL_EVERY = 5_000;
 /** A token as young as this has not expired, whatever a client says of it. */
 const JUST_MINTED = 5_000;
-
-/** How a mint ends that was under way when its refresher was stopped: nobody's failure. */
-export class Stopped extends FreshkeyError {
-  constructor() {
-    super("ERR_AGENT", "the agent stops");
-  }
-}
+/** A token that could not be put in place is tried again this often: that asks nothing of the provider. */
+const PUBLISH_EVERY = 2_000;
 
 /** One token's life: when it is due, one mint at a time, one clock of failures. Only the holder of the lock has any. */
 export class Refresher {
@@ -65,6 +62,8 @@ export class Refresher {
   /** The next plan is spread wide: the agent has just started, or the machine has just woken up. */
   #spread = false;
   #lastManual = Number.NEGATIVE_INFINITY;
+  readonly #supply: Supply;
+  #changedMeanwhile = false;
   readonly #caretaker: Caretaker;
   readonly #sourceWatch: SourceWatch;
 
@@ -72,7 +71,8 @@ export class Refresher {
     this.config = config;
     this.#tools = tools;
     this.#failures = new FailureClock(tools.failures, tools.clock.now());
-    this.#caretaker = new Caretaker(config, tools.clock.now());
+    this.#caretaker = new Caretaker(config, tools.clock.now(), tools.log);
+    this.#supply = new Supply(config, tools.mint);
     this.#sourceWatch = new SourceWatch(tools.sourceStamp);
     this.#nextRenewal = this.#planFromDisk();
   }
@@ -92,18 +92,22 @@ export class Refresher {
   async clockSet(by: number): Promise<void> {
     const now = this.#tools.clock.now();
     this.#nextRenewal = now;
-    this.#caretaker.begin(now);
+    this.#supply.drop();
     this.#lastManual = Number.NEGATIVE_INFINITY;
     this.#failures.hurry(now);
     await restate(this.config, by).catch((error) => {
       this.#tools.log.warn({ name: this.config.name }, `the expiry could not be corrected: ${error.message}`);
     });
+    this.#caretaker.begin(now);
     this.#tools.wake();
   }
 
   /** What the source depends on (a secret's file) has changed: what failed before may work now. */
   sourceChanged(): void {
     const now = this.#tools.clock.now();
+    // A mint that is under way may have begun before.
+    this.#changedMeanwhile = this.#minting !== undefined;
+    this.#supply.drop();
     this.#failures.hurry(now);
     this.#nextRenewal = now;
     this.#tools.wake();
@@ -131,8 +135,8 @@ export class Refresher {
   async renewIfDue(): Promise<RenewAnswer> {
     if (this.#sourceWatch.changed()) this.sourceChanged();
     const now = this.#tools.clock.now();
-    const found = published(this.config);
-    if (found?.matches && isUsable(found, now) && now < this.#nextRenewal) return answerOf("already-renewed", found);
+    const found = inPlace(this.config);
+    if (found && isUsable(found, now) && now < this.#nextRenewal) return answerOf("already-renewed", found);
     this.#failures.refuse(now);
     return this.#mint({ seen: "", reason: "scheduled" });
   }
@@ -145,11 +149,11 @@ export class Refresher {
   async renew(request: Request): Promise<RenewAnswer> {
     if (this.#minting) return this.#minting;
     const now = this.#tools.clock.now();
-    const found = published(this.config);
+    const found = inPlace(this.config);
     if (request.reason === "rejected" || request.reason === "suspect") {
       this.#tools.observe?.({ kind: "rejected", fingerprint: request.seen, reason: request.reason });
     }
-    if (found?.matches && isUsable(found, now) && request.reason !== "manual") {
+    if (found && isUsable(found, now) && request.reason !== "manual") {
       // The one that failed is not the one that is in place: somebody else has had it renewed.
       if (request.seen !== found.fingerprint) return answerOf("already-renewed", found);
       if (request.reason === "expired" && now - found.minted < JUST_MINTED) return answerOf("already-renewed", found);
@@ -174,6 +178,7 @@ export class Refresher {
   async stop(): Promise<void> {
     this.#stopping.abort(new Stopped());
     await this.#minting?.catch(() => undefined);
+    await this.#caretaker.idle();
   }
 
   /** The token has left the configuration: its files go with it. */
@@ -194,6 +199,7 @@ export class Refresher {
       .run(this.config.source, () => this.#mintAndPublish(request))
       .finally(() => {
         this.#minting = undefined;
+        if (this.#changedMeanwhile) this.sourceChanged();
         this.#tools.wake();
       });
     return this.#minting;
@@ -201,23 +207,24 @@ export class Refresher {
 
   async #mintAndPublish(request: Request): Promise<RenewAnswer> {
     const { clock, log, control } = this.#tools;
-    const name = this.config.name;
-    const minted = clock.now();
     try {
-      const signal = this.#stopping.signal;
-      const token = await this.#tools.mint(this.config, { claims: request.claims, signal, now: minted });
-      signal.throwIfAborted();
-      const before = published(this.config);
+      const options = { claims: request.claims, signal: this.#stopping.signal };
+      const minted = await this.#supply.next(clock.now(), options);
+      const { token, at } = minted;
+      const before = inPlace(this.config);
       const own = fingerprint(token.value);
-      if (before?.matches && before.fingerprint === own) return this.#gotTheSame(before, request);
+      if (before?.fingerprint === own) return this.#gotTheSame(before, request);
       const { expires, identity, credential } = token;
       const about = { fingerprint: own, expires, identity, reason: request.reason };
-      this.#tools.observe?.({ kind: "minted", ...about });
-      await publish(this.config, { token, minted, control, force: request.reason === "manual" });
-      this.#succeeded(token, minted);
+      if (!minted.kept) this.#tools.observe?.({ kind: "minted", ...about });
+      this.#supply.keep(minted);
+      await this.#caretaker.idle();
+      await publish(this.config, { token, minted: at, control, force: request.reason === "manual" });
+      this.#supply.drop();
+      this.#succeeded(token, at);
       this.#tools.observe?.({ kind: "published", ...about });
-      const life = token.expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(token.expires - clock.now());
-      log.info({ name, fingerprint: own, credential, expires_in: life, reason: request.reason }, "renewed");
+      const expires_in = expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(expires - clock.now());
+      log.info({ name: this.config.name, credential, fingerprint: own, expires_in, reason: request.reason }, "renewed");
       return { result: "renewed", fingerprint: own, expires: Math.floor(token.expires / 1000) };
     } catch (error) {
       throw await this.#failed(FreshkeyError.from(error, "ERR_SOURCE_FAILED"));
@@ -246,16 +253,14 @@ export class Refresher {
     const again = formatDuration(this.#nextRenewal - now);
     this.#tools.log.debug({ name: this.config.name }, `the source handed out the same token, asked again in ${again}`);
     if (request.reason === "scheduled" || request.reason === "manual") return answerOf("already-renewed", before);
-    const told = `the source of ${this.config.name} hands out the same token from its cache`;
-    const hint = `it is asked again in ${again}; a new sign-in gives a new token at once`;
-    throw new FreshkeyError("ERR_BACKOFF", told, { hint });
+    throw sameTokenAgain(this.config.name, this.#nextRenewal - now);
   }
 
   async #failed(error: FreshkeyError): Promise<FreshkeyError> {
     if (this.#stopping.signal.aborted) return this.#stopping.signal.reason as Stopped;
     const { clock, random, log } = this.#tools;
     const now = clock.now();
-    const failure = await this.#failures.add(error, now, random());
+    const failure = await this.#failures.add(error, now, random(), this.#supply.hasKept ? PUBLISH_EVERY : undefined);
     // Whoever wanted another token still does, due or not: it is tried again until there is one.
     this.#nextRenewal = Math.min(this.#nextRenewal, now);
     const { attempts, nextTry } = failure;
@@ -267,30 +272,23 @@ export class Refresher {
   }
 
   #blameGateway(found: TokenFile, now: number): never {
-    const age = formatDuration(now - found.minted);
-    const error = new FreshkeyError(
-      "ERR_BACKOFF",
-      `the gateway rejected a token of ${this.config.name} minted ${age} ago`,
-      {
-        hint: `a new one would fare no better: compare the token's audience and scope with what the gateway expects`,
-        retryAfter: REJECTED_BACKOFF,
-      },
-    );
+    const error = gatewayAtFault(this.config.name, now - found.minted, REJECTED_BACKOFF);
     this.#tools.log.warn({ name: this.config.name, fingerprint: found.fingerprint }, error.message);
     this.#tools.observe?.({ kind: "refused", fingerprint: found.fingerprint, reason: "minted a moment ago" });
     throw error;
   }
 
   #planFromDisk(): number {
-    const found = published(this.config);
-    return found?.matches ? this.#plan(found) : this.#tools.clock.now();
+    const found = inPlace(this.config);
+    return found ? this.#plan(found) : this.#tools.clock.now();
   }
 
   #plan(token: { minted: number; expires: number; renewAt?: number }): number {
     const { refreshBefore, every } = this.config;
-    const rules = { refreshBefore, every, cron: this.#tools.schedule?.next(token.minted), first: this.#spread };
+    const { schedule, random } = this.#tools;
+    const rules = { refreshBefore, every, cron: schedule?.next(token.minted), first: this.#spread };
     this.#spread = false;
-    return nextRenewal(token, rules, this.#tools.random());
+    return nextRenewal(token, rules, random());
   }
 }
 

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { hostname } from "node:os";
 import type { TokenConfig } from "../config/load.ts";
+import { openTimeZone, type TimeZone } from "./time-zone.ts";
 
 /** The instants of a `cron` expression, each later by an offset that is this host's own. */
 export interface Schedule {
@@ -9,19 +10,47 @@ export interface Schedule {
 }
 
 /**
- * The schedule of a token that has `cron`. node-cron computes the dates (time zones, daylight saving) and no more: its
- * timers don't notice that a laptop slept, the agent's tick does.
+ * The schedule of a token that has `cron`. node-cron knows which date comes after another and no more: its timers don't
+ * notice that a laptop slept, the agent's tick does.
  */
 export async function openSchedule(config: Pick<TokenConfig, "name" | "cron" | "timezone" | "jitter">) {
   const { cron, timezone } = config;
   if (cron === undefined) return undefined;
   const { createTask } = await import("node-cron");
-  const task = createTask(cron, () => undefined, timezone === undefined ? {} : { timezone });
+  // In UTC every local time is there, and there once.
+  const task = createTask(cron, () => undefined, { timezone: "UTC" });
   // Its public methods only count from now on. What is due since a token was minted is not among that.
   const { timeMatcher } = task as unknown as { timeMatcher: { getNextMatch(after: Date): Date } };
+  const zone = openTimeZone(timezone);
   const offset = hostOffset(config.name, config.jitter);
-  const schedule: Schedule = { next: (after) => timeMatcher.getNextMatch(new Date(after - offset)).getTime() + offset };
+  const schedule: Schedule = {
+    next: (after) =>
+      nextRun((local) => timeMatcher.getNextMatch(new Date(local)).getTime(), zone, after - offset) + offset,
+  };
   return schedule;
+}
+
+/**
+ * The first run after an instant, also over a change of the clock: a run whose local time is skipped comes at the
+ * change, and an hour that comes twice has its runs twice. One renewal too many does no harm, a gap would. (node-cron by
+ * itself leaves both out.)
+ *
+ * @param following the first local time of the schedule after another, both in milliseconds as if they were UTC.
+ */
+function nextRun(following: (local: number) => number, zone: TimeZone, after: number): number {
+  let offset = zone.offsetAt(after);
+  for (let from = after, local = after + offset; ; ) {
+    const run = following(local) - offset;
+    const change = zone.firstChange(from, run);
+    if (change === undefined) return run;
+    const changed = zone.offsetAt(change);
+    // Set forward: what should have run between the old time and the new one runs now.
+    if (run < change + (changed - offset)) return change;
+    from = change;
+    offset = changed;
+    // A run at the very change has not been yet.
+    local = change + changed - 1;
+  }
 }
 
 /**

@@ -1,8 +1,9 @@
-import { readFileSync, statSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type * as v from "valibot";
 import { modelsUrl } from "../clients/probe.ts";
 import { errno, FreshkeyError } from "../core/errors.ts";
+import { tokenJsonPath } from "../reader/token-file.ts";
 import type { AwsOptions } from "../sources/aws.ts";
 import type { AzureOptions } from "../sources/azure.ts";
 import type { CommandOptions } from "../sources/command.ts";
@@ -20,6 +21,8 @@ import {
   tokenOptions,
   topOptions,
 } from "./schema.ts";
+import { checkLiteralSecrets } from "./secrets.ts";
+import { isTable } from "./table.ts";
 
 /** A source's name with the options that are its own. */
 export type SourceConfig =
@@ -91,20 +94,17 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
     const token = await checkToken(name, table, { mistakes, run, clients: [...clients.values()], file });
     if (token) tokens.set(name, token);
   }
-  for (const client of clients.values()) {
-    const token = tokens.get(client.token);
+  checkPlaces(tokens.values(), run, mistakes);
+  for (const [client, { token: named }] of tables(clientTables, ["clients"])) {
+    const path = ["clients", client, "token"];
+    const token = typeof named === "string" ? tokens.get(named) : undefined;
     if (token?.source === "command" && token.options.format === "aws-credential-process") {
-      mistakes.add(
-        ["clients", client.name, "token"],
-        `"${client.token}" is a whole set of AWS credentials: no gateway may see their secret`,
-      );
+      mistakes.add(path, `"${token.name}" is a whole set of AWS credentials: no gateway may see their secret`);
     }
-    if (isTable(tokenTables) && Object.hasOwn(tokenTables, client.token)) continue;
-    const meant = nearest(client.token, Object.keys(isTable(tokenTables) ? tokenTables : {}));
-    mistakes.add(
-      ["clients", client.name, "token"],
-      `there is no [tokens.${client.token}]${meant ? `; did you mean "${meant}"?` : ""}`,
-    );
+    const known = isTable(tokenTables) ? Object.keys(tokenTables) : [];
+    if (typeof named !== "string" || known.includes(named)) continue;
+    const meant = nearest(named, known);
+    mistakes.add(path, `there is no [tokens.${named}]${meant ? `; did you mean "${meant}"?` : ""}`);
   }
   if (tokens.size === 0 && !mistakes.any)
     mistakes.add([], "there is no token: add a table [tokens.NAME] with a source");
@@ -197,6 +197,21 @@ async function checkToken(
   };
 }
 
+/** Each token has a place of its own: of two that write to one file, each would take the other's away. */
+function checkPlaces(tokens: Iterable<TokenConfig>, run: string, mistakes: Mistakes): void {
+  const taken = new Map<string, string>();
+  for (const { name, path, ownDirectory } of tokens) {
+    const files = [path, tokenJsonPath(path)];
+    const other = files.map((file) => taken.get(file)).find((found) => found !== undefined);
+    for (const file of files) taken.set(file, name);
+    const key = ["tokens", name, "file"];
+    if (other !== undefined) mistakes.add(key, `is where the token "${other}" is put: each needs a file of its own`);
+    else if (!ownDirectory && path.startsWith(`${run}/`)) {
+      mistakes.add(key, `is in ${run}, which is freshkey's own: leave \`file\` out, or name a place outside`);
+    }
+  }
+}
+
 /** node-cron costs 8 ms: loaded only where there is a schedule. */
 async function checkCron(expression: string, path: readonly string[], mistakes: Mistakes): Promise<void> {
   const { validateDetailed } = await import("node-cron");
@@ -209,37 +224,13 @@ async function checkCron(expression: string, path: readonly string[], mistakes: 
   );
 }
 
-/** Options whose value is a credential. */
-const SECRET_KEYS = ["client_secret", "client_certificate", "client_certificate_password"];
-/** Variables of a command whose value is one, as far as their names tell. */
-const SECRET_VARIABLE = /TOKEN|SECRET|PASSW|KEY|CREDENTIAL/i;
-
-function checkLiteralSecrets(
-  table: Record<string, unknown>,
-  path: readonly string[],
-  { mistakes, file }: Surrounding,
-): void {
-  const values: (readonly [readonly string[], unknown])[] = [
-    ...SECRET_KEYS.map((key) => [[key], table[key]] as const),
-    ...Object.entries(isTable(table.env) ? table.env : {})
-      .filter(([name]) => SECRET_VARIABLE.test(name))
-      .map(([name, value]) => [["env", name], value] as const),
-  ];
-  const [literal] = values.find(([, value]) => typeof value === "string") ?? [];
-  if (literal === undefined || (statSync(file).mode & 0o077) === 0) return;
-  mistakes.add(
-    [...path, ...literal],
-    `a secret may stand here only if nobody else can read the file: chmod 600 ${file}; or say { file = "…" }, { env = "…" } or { command = […] }`,
-  );
-}
-
-function tables(value: unknown, path: readonly string[], mistakes: Mistakes): [string, Record<string, unknown>][] {
+function tables(value: unknown, path: readonly string[], mistakes?: Mistakes): [string, Record<string, unknown>][] {
   if (value === undefined) return [];
   const entries = isTable(value) ? Object.entries(value) : [];
-  if (!isTable(value)) mistakes.add(path, `must be tables: [${path.join(".")}.NAME]`);
+  if (!isTable(value)) mistakes?.add(path, `must be tables: [${path.join(".")}.NAME]`);
   return entries.filter((entry): entry is [string, Record<string, unknown>] => {
     if (isTable(entry[1])) return true;
-    mistakes.add([...path, entry[0]], `must be a table: [${path.join(".")}.NAME]`);
+    mistakes?.add([...path, entry[0]], `must be a table: [${path.join(".")}.NAME]`);
     return false;
   });
 }
@@ -248,10 +239,6 @@ function tables(value: unknown, path: readonly string[], mistakes: Mistakes): [s
 function entriesOf(schema: unknown): Record<string, unknown> {
   const { entries, pipe } = schema as { entries?: Record<string, unknown>; pipe?: readonly unknown[] };
   return entries ?? (pipe ? entriesOf(pipe[0]) : {});
-}
-
-function isTable(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date);
 }
 
 function quoteList(words: readonly string[]): string {
@@ -273,13 +260,6 @@ export function tokenOf(config: Config, name: string | undefined): TokenConfig {
   throw new FreshkeyError("ERR_CONFIG_TOKEN", `${config.file} has no token "${name}"`, {
     hint: meant ? `did you mean "${meant}"?` : `it has ${names.join(", ")}`,
   });
-}
-
-/** The files that a token's source reads its secrets from. */
-export function secretFiles({ options }: TokenConfig): string[] {
-  return Object.values(options).flatMap((value: unknown) =>
-    isTable(value) && typeof value.file === "string" ? [value.file] : [],
-  );
 }
 
 /** The directory that holds a token's files. */

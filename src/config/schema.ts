@@ -31,13 +31,11 @@ function isSafeUrl(text: string): boolean {
   return plain && (url.protocol === "https:" || (url.protocol === "http:" && loopback));
 }
 
+const MODE_FORM = 'must be "0600" or "0640": a token is never for everybody';
 const mode = v.pipe(
-  v.union([v.string(), v.number()], 'must be "0600" or "0640"'),
+  v.union([v.pipe(v.string(), v.regex(/^0?[46][04]0$/, MODE_FORM)), v.number()], MODE_FORM),
   v.transform((value) => (typeof value === "string" ? Number.parseInt(value, 8) : value)),
-  v.check(
-    (value) => [0o600, 0o640, 0o400, 0o440].includes(value),
-    'must be "0600" or "0640": a token is never for everybody',
-  ),
+  v.check((value) => [0o600, 0o640, 0o400, 0o440].includes(value), MODE_FORM),
 );
 
 /** Keys of every `[tokens.NAME]`, whatever its source. */

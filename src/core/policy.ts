@@ -47,6 +47,8 @@ export function nextRenewal(token: Lifetime, rules: RenewalRules, random: number
   let at = token.minted + lifetime * share;
   if (token.renewAt !== undefined && token.renewAt < token.expires && !rules.first) at = token.renewAt;
   if (rules.refreshBefore !== undefined) at = Math.min(at, token.expires - rules.refreshBefore);
+  // Of a token that lives for seconds, the least validity is a large share: it is replaced before it runs into that.
+  at = Math.min(at, token.expires - minValidity(token) - lifetime * SPREAD);
   // A `refresh_before` near or above the lifetime must not become a busy loop.
   const earliest = token.minted + Math.max(SHORTEST_LIFE, lifetime * SPREAD);
   return Math.min(Math.max(at, earliest), cron);

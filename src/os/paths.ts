@@ -22,6 +22,11 @@ export function surroundings(): Surroundings {
   };
 }
 
+/** A path of the configuration with its leading `~/` made the home directory. */
+export function expandHome(path: string): string {
+  return path.startsWith("~/") ? join(surroundings().home, path.slice(2)) : path;
+}
+
 export interface RunDirectory {
   readonly path: string;
   /** On a disk rather than in memory: worth a warning. */

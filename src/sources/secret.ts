@@ -1,10 +1,10 @@
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
-import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute } from "node:path";
 import * as v from "valibot";
 import { errno, FreshkeyError } from "../core/errors.ts";
 import { mask } from "../core/mask.ts";
+import { expandHome } from "../os/paths.ts";
 
 const path = v.pipe(
   v.string(),
@@ -66,7 +66,7 @@ function notEmpty(text: string, what: string): string {
 
 async function contentOf(file: string): Promise<string> {
   try {
-    return await readFile(file.startsWith("~/") ? join(homedir(), file.slice(2)) : file, "utf8");
+    return await readFile(expandHome(file), "utf8");
   } catch (error) {
     throw new FreshkeyError("ERR_SOURCE_CONFIG", `the secret's file ${file} cannot be read (${errno(error)})`, {
       hint: `Let ${file} exist and be readable by the user that freshkey runs as.`,

@@ -151,9 +151,64 @@ describe("schedule", () => {
     ]);
   });
 
-  test("into summer time every half hour goes on every half hour", async () => {
+  test("into summer time every half hour goes on every half hour, and a time that is skipped runs at the change", async () => {
     const expected = ["2026-03-29T00:30", "2026-03-29T01:00", "2026-03-29T01:30"];
     assert.deepEqual(await runs("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:10:00Z", 3), expected);
+    assert.deepEqual(await runs("30 2 * * *", "Europe/Berlin", "2026-03-28T00:10:00Z", 3), [
+      "2026-03-28T01:30",
+      "2026-03-29T01:00",
+      "2026-03-30T00:30",
+    ]);
+    assert.deepEqual(await runs("0 3 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z", 2), [
+      "2026-03-29T01:00",
+      "2026-03-30T01:00",
+    ]);
+  });
+
+  test("out of summer time, too: an hour that comes twice has its runs twice", async () => {
+    const expected = [
+      "2026-10-25T00:00",
+      "2026-10-25T00:30",
+      "2026-10-25T01:00",
+      "2026-10-25T01:30",
+      "2026-10-25T02:00",
+    ];
+    assert.deepEqual(await runs("*/30 * * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 5), expected);
+    assert.deepEqual(await runs("30 1 * * *", "America/New_York", "2026-11-01T00:00:00Z", 3), [
+      "2026-11-01T05:30",
+      "2026-11-01T06:30",
+      "2026-11-02T06:30",
+    ]);
+  });
+
+  test("a change by half an hour, a schedule that runs once a year, one that runs every second", async () => {
+    assert.deepEqual(await runs("*/20 * * * *", "Australia/Lord_Howe", "2026-04-04T14:35:00Z", 4), [
+      "2026-04-04T14:40",
+      "2026-04-04T15:10",
+      "2026-04-04T15:30",
+      "2026-04-04T15:50",
+    ]);
+    assert.deepEqual(await runs("0 12 1 7 *", "Europe/Berlin", "2026-07-02T00:00:00Z", 2), [
+      "2027-07-01T10:00",
+      "2028-07-01T10:00",
+    ]);
+    const schedule = await open("* * * * * *", { timezone: "Europe/Berlin" });
+    const change = Date.parse("2026-10-25T01:00:00Z");
+    for (const at of [change - 1_000, change - 1, change]) {
+      assert.equal(schedule.next(at), (Math.floor(at / 1_000) + 1) * 1_000);
+    }
+  });
+
+  test("whatever the zone and the instant: no gap is longer than the schedule's own, and no run is early", async () => {
+    for (const timezone of ["America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"]) {
+      const schedule = await open("*/30 * * * *", { timezone });
+      let at = Date.parse("2026-01-01T00:00:00Z");
+      for (const end = at + 366 * 24 * HOUR; at < end; ) {
+        const next = schedule.next(at);
+        assert.ok(next > at && next - at <= HOUR / 2, `${timezone}: from ${new Date(at)} to ${new Date(next)}`);
+        at = next;
+      }
+    }
   });
 
   test("each host has an offset of its own: whole seconds, below jitter, and always the same", async () => {

@@ -15,7 +15,7 @@ function open(t: TestContext) {
   t.after(() => rmSync(directory, { recursive: true }));
   const path = join(directory, "token");
   const config = { name: "copilot", path, ownDirectory: false } as unknown as TokenConfig;
-  return { path, caretaker: new Caretaker(config, 0) };
+  return { path, caretaker: new Caretaker(config, 0, { warn: () => undefined }) };
 }
 
 describe("the caretaker of a token file", () => {
@@ -43,7 +43,7 @@ describe("the caretaker of a token file", () => {
   it("touches the file every six hours, and is not misled by that", (t) => {
     const { path, caretaker } = open(t);
     writeFileSync(path, "tok-1");
-    caretaker.written(0);
+    caretaker.begin(0);
     assert.equal(caretaker.findsItSpoilt(6 * HOUR), false);
     assert.equal(statSync(path).mtimeMs, 6 * HOUR);
     assert.equal(caretaker.findsItSpoilt(6 * HOUR + LOOK), false);

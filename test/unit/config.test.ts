@@ -2,9 +2,11 @@ import assert from "node:assert/strict";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
-import { loadConfig, secretFiles, tokenDirectory, tokenOf } from "../../src/config/load.ts";
+import { loadConfig, type TokenConfig, tokenDirectory, tokenOf } from "../../src/config/load.ts";
 import { nearest } from "../../src/config/nearest.ts";
+import { secretFiles } from "../../src/config/secrets.ts";
 import { FreshkeyError } from "../../src/core/errors.ts";
+import { surroundings } from "../../src/os/paths.ts";
 import { temporaryDirectory } from "../support/unit.ts";
 
 const RUN = "/run/user/1000/freshkey";
@@ -117,6 +119,8 @@ client_secret = { file = "/run/credentials/secret" }`,
     const [bedrock, entra] = [tokens.get("bedrock"), tokens.get("entra")];
     assert.deepEqual(bedrock?.options, { kind: "bedrock-api-key", region: "us-west-2", expires_in: 43_200_000 });
     assert.deepEqual([bedrock && secretFiles(bedrock), entra && secretFiles(entra)], [[], ["/run/credentials/secret"]]);
+    const options = { ...entra?.options, client_secret: { file: "~/.secrets/entra" } };
+    assert.deepEqual(secretFiles({ ...entra, options } as TokenConfig), [join(surroundings().home, ".secrets/entra")]);
   });
 
   test("a group's number, a mode as TOML has octal numbers, dotted keys and inline tables", async (t) => {
@@ -209,6 +213,11 @@ describe("mistakes: file, line, key, and what is allowed", () => {
       ['5: clients.x.token: there is no [tokens.cop]; did you mean "corp"?'],
     ],
     [
+      "an unknown token of a client that has another mistake",
+      `${COMMAND}[clients.x]\ntoken = "cop"\nbase_url = "ftp://gw.example"`,
+      ['5: clients.x.token: there is no [tokens.cop]; did you mean "corp"?', "6: clients.x.base_url: *"],
+    ],
+    [
       "a client without a token",
       `${COMMAND}[clients.x]\nbase_url = "https://gw.example"`,
       ["4: clients.x.token: is missing"],
@@ -225,10 +234,26 @@ describe("mistakes: file, line, key, and what is allowed", () => {
     ],
     ["a relative file", `${COMMAND}file = "token"`, ["4: tokens.corp.file: must be an absolute path"]],
     [
+      "two tokens in one file",
+      `${COMMAND}file = "/elsewhere/key"\n${COMMAND.replace("corp", "two")}file = "/elsewhere/key"`,
+      ['8: tokens.two.file: is where the token "corp" is put: each needs a file of its own'],
+    ],
+    [
+      "one token where another's token.json is",
+      `${COMMAND}file = "/elsewhere/key.json"\n${COMMAND.replace("corp", "two")}file = "/elsewhere/key"`,
+      ['8: tokens.two.file: is where the token "corp" is put*'],
+    ],
+    [
+      "a file in the runtime directory, which another token may want",
+      `${COMMAND}file = "${RUN}/other/token"`,
+      [`4: tokens.corp.file: is in ${RUN}, which is freshkey's own: leave *`],
+    ],
+    [
       "a token for everybody",
       `${COMMAND}mode = "0644"`,
       ['4: tokens.corp.mode: must be "0600" or "0640": a token is never for everybody'],
     ],
+    ["a mode with something behind it", `${COMMAND}mode = "0600x"`, ["4: tokens.corp.mode: must be *"]],
     ["a mode in decimal digits", `${COMMAND}mode = 600`, ["4: tokens.corp.mode: must be *"]],
     [
       "a gateway in the clear",
@@ -275,7 +300,7 @@ describe("mistakes: file, line, key, and what is allowed", () => {
     );
     assert.deepEqual(
       found.map((line) => line.split(":")[0]),
-      ["1", "5", "9", "10"],
+      ["1", "5", "8", "9", "10"],
     );
   });
 

@@ -37,7 +37,8 @@ describe("nextRenewal", () => {
   const cases: [what: string, token: Lifetime, rules: RenewalRules, random: number, after: number][] = [
     ["two thirds of an hour", token(H), {}, 0, 40 * M],
     ["a random twentieth of the lifetime earlier", token(H), {}, 0.5, 40 * M - 90 * S],
-    ["two thirds of six seconds", token(6 * S), {}, 0, 4 * S],
+    ["two thirds of nine seconds", token(9 * S), {}, 0, 6 * S],
+    ["of five seconds: before the last two, and a twentieth for the mint", token(5 * S), {}, 0, 2.75 * S],
     ["two thirds of a day", token(24 * H), {}, 0, 16 * H],
     ["the first after a start: from a twentieth on", token(H), { first: true }, 0, 3 * M],
     ["the first after a start: half way", token(H), { first: true }, 0.5, 21.5 * M],
@@ -71,7 +72,9 @@ describe("nextRenewal", () => {
       t,
       fc.property(lifetime, random01, (life, random) => {
         const share = (nextRenewal(token(life), {}, random) - MINTED) / life;
-        assert.ok(share > 2 / 3 - 1 / 20 - ROUNDING && share <= 2 / 3 + ROUNDING, `${share}`);
+        // Of less than seven seconds, the last two are a larger share.
+        const least = Math.min(2 / 3 - 1 / 20, 19 / 20 - (2 * S) / life);
+        assert.ok(share > least - ROUNDING && share <= 2 / 3 + ROUNDING, `${share}`);
       }),
     );
   });
@@ -275,12 +278,13 @@ describe("isFresh", () => {
     );
   });
   test("an unknown expiry is taken as it is", () => assert.equal(isFresh(unknown, MINTED + 1_000 * H), true));
-  test("scheduled renewals come before a token of six seconds or more is refused", (t) => {
+  test("renewals come before a token of four seconds or more is refused, whatever the source's hint", (t) => {
+    const hint = fc.option(fc.double({ min: 0, max: 1, noNaN: true }), { nil: undefined });
     holds(
       t,
-      fc.property(fc.integer({ min: 6 * S, max: 24 * H }), random01, (life, random) => {
-        const one = token(life);
-        assert.equal(isFresh(one, nextRenewal(one, {}, random)), true);
+      fc.property(fc.integer({ min: 4 * S, max: 24 * H }), random01, hint, (life, random, share) => {
+        const one = token(life, share === undefined ? {} : { renewAt: MINTED + life * share });
+        assert.equal(isFresh(one, nextRenewal(one, {}, random) + life / 20 - ROUNDING), true);
       }),
     );
   });

@@ -8,6 +8,7 @@ import type { Refresher } from "../../src/agent/refresher.ts";
 import { FreshkeyError } from "../../src/core/errors.ts";
 import { backoff } from "../../src/core/policy.ts";
 import { fingerprint } from "../../src/core/token.ts";
+import { formatTokenJson, type TokenJson, tokenJsonPath } from "../../src/reader/token-file.ts";
 import { LIFE, openWorkshop, type Workshop } from "../support/agent-parts.ts";
 import { assertNothingOf, pause } from "../support/unit.ts";
 
@@ -41,6 +42,11 @@ async function tick(refresher: Refresher): Promise<void> {
 const failing = (code: "ERR_SOURCE_UNREACHABLE" | "ERR_SOURCE_REFUSED" | "ERR_SIGN_IN", retryAfter?: number) => () => {
   throw new FreshkeyError(code, "it failed", { hint: "do this", retryAfter });
 };
+
+/** Changes a token.json as somebody with an editor would. */
+function edit(path: string, change: (json: TokenJson) => TokenJson): void {
+  writeFileSync(path, formatTokenJson(change(JSON.parse(readFileSync(path, "utf8")))));
+}
 
 describe("a scheduled renewal", () => {
   test("the first tick mints and publishes, and plans the next one", async (t) => {
@@ -533,13 +539,65 @@ describe("a token file that somebody else", () => {
     shop.clock.pass(5 * S);
     await tick(refresher);
     assert.match(refresher.status().error?.message ?? "", /copilot: EEXIST/);
-    rmSync(dirname(shop.config.path));
-    shop.clock.pass(10 * M);
+    const minted = shop.mints.length;
+    shop.clock.pass(2 * S);
     await tick(refresher);
-    assert.equal(refresher.status().state, "fresh");
+    assert.equal(refresher.status().error?.attempts, 2);
+    rmSync(dirname(shop.config.path));
+    assert.equal(due(shop, refresher), 2 * S);
+    shop.clock.pass(2 * S);
+    await tick(refresher);
+    assert.deepEqual([refresher.status().state, value(shop)], ["fresh", "token-number-2"]);
+    assert.equal(shop.mints.length, minted, "what has been minted is kept until it can be put in place");
   });
 
-  test("a directory that is not safe any more is a failure that a person has to mend", async (t) => {
+  test("a token that could not be put in place is not kept beyond its own life, nor for another source", async (t) => {
+    const shop = openWorkshop(t);
+    writeFileSync(dirname(shop.config.path), "");
+    const refresher = shop.open();
+    await tick(refresher);
+    assert.equal(refresher.status().error?.attempts, 1);
+    shop.clock.pass(LIFE);
+    await tick(refresher);
+    assert.equal(shop.mints.length, 2);
+    rmSync(dirname(shop.config.path));
+    refresher.sourceChanged();
+    await tick(refresher);
+    assert.deepEqual([shop.mints.length, value(shop)], [3, "token-number-3"]);
+  });
+
+  for (const [what, change] of [
+    ["removed", (path: string) => rmSync(path)],
+    ["wrote over", (path: string) => writeFileSync(path, "<html>")],
+    ["gave a later expiry", (path: string) => edit(path, (json) => ({ ...json, expires: json.expires + 86_400 }))],
+    ["gave an expiry that has passed", (path: string) => edit(path, (json) => ({ ...json, expires: 1 }))],
+  ] as const) {
+    test(`${what}, as far as token.json goes: that is written again, without a mint`, async (t) => {
+      const shop = openWorkshop(t);
+      const refresher = shop.open();
+      await tick(refresher);
+      const path = tokenJsonPath(shop.config.path);
+      const written = readFileSync(path, "utf8");
+      change(path);
+      shop.clock.pass(5 * S);
+      await tick(refresher);
+      await refresher.stop();
+      assert.deepEqual([readFileSync(path, "utf8"), shop.mints.length], [written, 1]);
+      assert.match(String(shop.lines.find((line) => line.level === "warn")?.msg), /changed token.json/);
+    });
+  }
+
+  test("token.json that is gone at the start: nobody knows the token's expiry, so there is a new one", async (t) => {
+    const shop = openWorkshop(t);
+    await tick(shop.open());
+    rmSync(tokenJsonPath(shop.config.path));
+    const refresher = shop.open();
+    assert.ok(due(shop, refresher) <= 0);
+    await tick(refresher);
+    assert.equal(published(shop.config)?.json?.fingerprint, second);
+  });
+
+  test("a directory that is not safe any more is a failure that a person has to mend, and noticed when it is", async (t) => {
     const shop = openWorkshop(t);
     const refresher = shop.open();
     await tick(refresher);
@@ -548,8 +606,31 @@ describe("a token file that somebody else", () => {
     await tick(refresher);
     const { error } = refresher.status();
     assert.deepEqual([error?.code, error?.class], ["ERR_RUN_DIRECTORY", "config"]);
-    assert.equal(due(shop, refresher), 7.5 * M);
+    chmodSync(dirname(shop.config.path), 0o700);
+    assert.equal(due(shop, refresher), 2 * S);
+    shop.clock.pass(2 * S);
+    await tick(refresher);
+    assert.equal(value(shop), "token-number-2");
   });
+});
+
+test("a source that changes while it is being asked is asked once more", async (t) => {
+  const shop = openWorkshop(t);
+  let answer = () => {};
+  shop.mint = () =>
+    new Promise((resolve) => {
+      answer = () => resolve({ value: "by-the-old-secret", expires: shop.clock.now() + LIFE });
+    });
+  const refresher = shop.open();
+  refresher.tick();
+  await pause(5);
+  refresher.sourceChanged();
+  shop.mint = () => ({ value: "by-the-new-secret", expires: shop.clock.now() + LIFE });
+  answer();
+  await settle(refresher);
+  await tick(refresher);
+  assert.deepEqual([value(shop), shop.mints.length], ["by-the-new-secret", 2]);
+  assert.equal(due(shop, refresher), 40 * M);
 });
 
 describe("the end", () => {
