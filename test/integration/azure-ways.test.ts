@@ -4,12 +4,15 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
+import { fingerprint } from "../../src/core/token.ts";
+import { askAgent, type RenewAnswer } from "../../src/os/control-client.ts";
 import { type AzureMinter, openAzureMinter } from "../support/azure-mint.ts";
 import {
   type Certificates,
@@ -27,7 +30,7 @@ import {
   startEntra,
   startManagedIdentity,
 } from "../support/entra.ts";
-import { DIST, openSandbox } from "../support/freshkey.ts";
+import { DIST, openSandbox, until } from "../support/freshkey.ts";
 
 const SCOPE = "api://gateway/.default";
 const LIST = { credential: ["workload-identity", "managed-identity", "cli"], scope: SCOPE };
@@ -115,6 +118,38 @@ describe("a list", () => {
     const { code, stderr } = await box.run(["renew", "gateway", "--verbose"], { env: present() });
     assert.equal(code, 0, stderr);
     assert.match(stderr, /credential\W+managed-identity/, stderr);
+  });
+});
+
+describe("the claims of a challenge", () => {
+  test("reach Entra from the control socket; what are none is refused there, and the token stays", async (t) => {
+    const box = openSandbox(t);
+    box.writeConfig(
+      `[tokens.gateway]\nsource = "azure"\ncredential = "client-secret"\nscope = "${SCOPE}"\ntenant_id = "challenged"
+client_id = "${CLIENT_ID}"\nclient_secret = "${CLIENT_SECRET}"\nauthority = "${entra.authority}"\n`,
+    );
+    const agent = await box.startAgent({ env: { NODE_EXTRA_CA_CERTS: certificates.caFile } });
+    const first = await until("the token is there", () =>
+      existsSync(box.tokenPath("gateway")) ? readFileSync(box.tokenPath("gateway"), "utf8") : undefined,
+    );
+    const socket = join(box.runPath, "agent/control.sock");
+    const ask = (claims: string) =>
+      askAgent<RenewAnswer>(
+        socket,
+        { op: "renew", name: "gateway", seen: fingerprint(first), reason: "manual", claims },
+        { timeout: 30_000 },
+      );
+    await assert.rejects(ask("eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="), {
+      code: "ERR_USAGE",
+      message: /base64: it must be decoded/,
+    });
+    assert.equal(entra.posted.get("challenged")?.length, 1);
+    const claims = '{"access_token":{"nbf":{"essential":true,"value":"1795459999"}}}';
+    assert.equal((await ask(claims)).result, "renewed");
+    const [before, after] = entra.posted.get("challenged") ?? [];
+    assert.equal(before?.has("claims"), false);
+    assert.equal(JSON.parse(after?.get("claims") ?? "{}").access_token.nbf.value, "1795459999");
+    await agent.stop();
   });
 });
 
