@@ -1,4 +1,5 @@
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -57,7 +58,7 @@ export function makeClientCertificate(): ClientCertificate {
   const directory = mkdtempSync(join(tmpdir(), "freshkey-client-"));
   const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" });
   const read = (name: string) => readFileSync(join(directory, name), "utf8");
-  const password = "open-sesame-17";
+  const password = `open-sesame-${randomBytes(12).toString("hex")}`;
   try {
     const subject = ["-subj", "/CN=freshkey test application", "-days", "1"];
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", ...subject);
