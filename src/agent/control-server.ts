@@ -1,6 +1,7 @@
 import { chmodSync, renameSync, rmSync, statSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { dirname, join } from "node:path";
+import { claimsProblem } from "../core/claims.ts";
 import { type ErrorRecord, errno, FreshkeyError } from "../core/errors.ts";
 import { type ControlRequest, LONGEST_LINE, PROTOCOL_VERSION } from "../os/control-client.ts";
 import { Stopped } from "./refusals.ts";
@@ -101,6 +102,12 @@ function parseRequest(line: string): ControlRequest {
   const optional = claims === undefined || typeof claims === "string";
   if (request.op !== "renew" || !strings || !optional || !REASONS.includes(reason)) {
     throw new FreshkeyError("ERR_USAGE", "the request is none that this agent knows");
+  }
+  const problem = typeof claims === "string" ? claimsProblem(claims) : undefined;
+  if (problem) {
+    throw new FreshkeyError("ERR_USAGE", `the claims of the challenge cannot be used: ${problem}`, {
+      hint: "ask again without them: a new token may be all that the gateway wants",
+    });
   }
   return request as unknown as ControlRequest;
 }

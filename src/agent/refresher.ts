@@ -189,7 +189,8 @@ export class Refresher {
       const before = inPlace(this.config);
       const own = fingerprint(token.value);
       if (before?.fingerprint === own) return this.#gotTheSame(before, request);
-      const about = { fingerprint: own, expires: token.expires, identity: token.identity, reason: request.reason };
+      const { expires, identity, credential } = token;
+      const about = { fingerprint: own, expires, identity, reason: request.reason };
       if (!minted.kept) this.#tools.observe?.({ kind: "minted", ...about });
       if (before) await this.#ensureTaken(token, before, request);
       this.#supply.keep(minted);
@@ -198,8 +199,8 @@ export class Refresher {
       this.#supply.drop();
       this.#succeeded(token, at);
       this.#tools.observe?.({ kind: "published", ...about });
-      const expires_in = token.expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(token.expires - clock.now());
-      log.info({ name: this.config.name, fingerprint: own, expires_in, reason: request.reason }, "renewed");
+      const expires_in = expires === UNKNOWN_EXPIRY ? "unknown" : formatDuration(expires - clock.now());
+      log.info({ name: this.config.name, credential, fingerprint: own, expires_in, reason: request.reason }, "renewed");
       return { result: "renewed", fingerprint: own, expires: Math.floor(token.expires / 1000) };
     } catch (error) {
       throw await this.#failed(FreshkeyError.from(error, "ERR_SOURCE_FAILED"));

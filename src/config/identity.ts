@@ -3,7 +3,8 @@ import type { TokenConfig } from "./load.ts";
 
 /** Options that do not decide whose token it is. */
 const NOT_THE_IDENTITY: readonly string[] = [
-  ...["client_secret", "expires_in", "format", "shell", "cwd"],
+  ...["client_secret", "client_certificate", "client_certificate_password"],
+  ...["expires_in", "format", "shell", "cwd"],
   ...["token_field", "expiry_field", "pointer", "expiry_pointer"],
 ];
 

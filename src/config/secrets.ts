@@ -6,7 +6,7 @@ import type { Mistakes } from "./mistakes.ts";
 import { isTable } from "./table.ts";
 
 /** Options whose value is a credential. */
-const SECRET_KEYS = ["client_secret"];
+const SECRET_KEYS = ["client_secret", "client_certificate", "client_certificate_password"];
 /** Variables of a command whose value is one, as far as their names tell. */
 const SECRET_VARIABLE = /TOKEN|SECRET|PASSW|KEY|CREDENTIAL/i;
 

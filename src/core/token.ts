@@ -16,6 +16,8 @@ export interface Token {
   readonly renewAt?: number;
   /** Whom the token speaks for (an account, a role, a client id), where the source knows: it is shown, so no secret. */
   readonly identity?: string;
+  /** Which of the source's ways of signing in it came by, where there are several. */
+  readonly credential?: string;
 }
 
 /** The first 12 hex digits of SHA-256: the only form in which a token may be logged, shown or sent to the agent. */

@@ -135,19 +135,23 @@ describe("client-secret", { concurrency: 2 }, () => {
     assert.equal(posted?.has("claims"), false);
   });
 
-  test("claims of a challenge reach the authority; claims that are no JSON do not keep a token away", async () => {
+  test("claims of a challenge reach the authority; claims that are none are refused, and nothing is sent", async () => {
     const claims = JSON.stringify({ access_token: { nbf: { essential: true, value: "1795459999" } } });
     const outcomes = await mintAll([
       { options: secretOptions("claims"), request: { name: "test", timeout: 10_000, claims } },
-      { options: secretOptions("no-claims"), request: { name: "test", timeout: 10_000, claims: "{nonsense" } },
+      ...["{nonsense", "", "{}", "[1]", "null"].map((nonsense) => ({
+        options: secretOptions("no-claims"),
+        request: { name: "test", timeout: 10_000, claims: nonsense },
+      })),
     ]);
-    assert.deepEqual(
-      outcomes.map(({ error }) => error),
-      [undefined, undefined],
-    );
+    assert.equal(outcomes[0]?.error, undefined);
+    for (const { error } of outcomes.slice(1)) {
+      assert.equal(error?.code, "ERR_USAGE");
+      assert.match(error.message, /^the claims of the challenge cannot be used: they /);
+    }
     const sent = JSON.parse(entra.posted.get("claims")?.[0]?.get("claims") ?? "{}");
     assert.equal(sent.access_token.nbf.value, "1795459999");
-    assert.equal(entra.posted.get("no-claims")?.[0]?.has("claims"), false);
+    assert.equal(entra.posted.has("no-claims"), false);
   });
 
   test("refresh_in becomes the time of renewal", async () => {
@@ -429,6 +433,9 @@ describe("the configuration's keys", () => {
       [],
     );
     assert.deepEqual(issues({ ...good, client_secret: { file: "/run/credentials/freshkey/secret" } }), []);
+    const { scope, client_id } = good;
+    assert.deepEqual(issues({ credential: ["workload-identity", "managed-identity", "cli"], scope, client_id }), []);
+    assert.deepEqual(issues({ credential: "default", scope }), []);
   });
 
   test("what is wrong is named with its key, and says what is allowed", () => {
@@ -438,8 +445,31 @@ describe("the configuration's keys", () => {
       issues({ ...good, credential: "cli" }).map((issue) => issue.split(":")[0]),
       ["client_id", "client_secret"],
     );
-    assert.deepEqual(issues({ ...good, credential: "magic" }), [
-      'credential: must be one of "cli", "managed-identity", "client-secret"',
+    const kinds =
+      '"default", "cli", "environment", "managed-identity", "workload-identity", "client-secret", "client-certificate"';
+    for (const credential of [
+      "magic",
+      "browser",
+      "device-code",
+      [],
+      ["cli", "cli"],
+      ["default"],
+      ["cli", "magic"],
+      7,
+    ]) {
+      assert.match(
+        issues({ ...secretless, credential })[0] ?? "",
+        new RegExp(`^credential[^:]*: must be one of ${kinds}`),
+      );
+    }
+    assert.deepEqual(issues({ ...secretless, credential: "client-certificate" }), [
+      'client_certificate: is needed for credential = "client-certificate"',
+    ]);
+    assert.deepEqual(issues({ ...secretless, credential: ["cli", "client-secret"] }), [
+      'client_secret: is needed for credential = ["cli","client-secret"]',
+    ]);
+    assert.deepEqual(issues({ ...good, credential: ["cli", "managed-identity"] }), [
+      'client_secret: has no meaning for credential = ["cli","managed-identity"]',
     ]);
     assert.match(issues({ ...good, scope: "api://x/read" })[0] ?? "", /^scope: must end in "\/\.default"/);
     assert.match(issues({ ...good, scope: "api://x/.default; rm -rf" })[0] ?? "", /^scope: must be one scope/);

@@ -9,13 +9,23 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { fingerprint } from "../../src/core/token.ts";
 import { type Identity, startIdentity } from "../../src/demo/identity.ts";
-import { type Certificates, makeCertificates } from "../support/certificates.ts";
+import { type Certificates, makeCertificates, makeClientCertificate } from "../support/certificates.ts";
 import { accessToken, CLIENT_ID, CLIENT_SECRET, type Entra, json, startEntra } from "../support/entra.ts";
 import { Evidence, type Secret } from "../support/evidence.ts";
 import { openSandbox, type Sandbox, until } from "../support/freshkey.ts";
 
-const GOOD = ["raw", "json", "az-literal", "az-file", "az-env", "az-command", "bedrock"];
-const BAD = ["bad-stderr", "bad-lines", "bad-hang", "az-wrong", "az-garbled", "az-echo", "az-command-fails"];
+const GOOD = ["raw", "json", "az-literal", "az-file", "az-env", "az-command", "az-cert", "az-federated", "bedrock"];
+const BAD = [
+  "bad-stderr",
+  "bad-lines",
+  "bad-hang",
+  "az-wrong",
+  "az-garbled",
+  "az-echo",
+  "az-command-fails",
+  "az-cert-wrong",
+  "az-cert-locked",
+];
 
 const WRONG_SECRET = `wr0ng~${randomBytes(20).toString("base64url")}`;
 const CONTAINER_SECRET = `container-${randomBytes(20).toString("base64url")}`;
@@ -28,6 +38,12 @@ const PRINTED = {
   accessKey: `AKIA${randomBytes(8).toString("hex").toUpperCase()}`,
 };
 const GARBLED = accessToken(3600, { aud: "api://garbled" });
+
+/** The file in which Kubernetes puts what a workload signs in with. */
+const FEDERATED = accessToken(3600, { sub: "system:serviceaccount:default:freshkey" });
+const certificate = makeClientCertificate();
+const strange = makeClientCertificate();
+const WRONG_PASSWORD = `wr0ng-${randomBytes(12).toString("hex")}`;
 
 let certificates: Certificates;
 let entra: Entra;
@@ -43,11 +59,14 @@ before(async () => {
   env = {
     ...identity.environment,
     ENTRA_SECRET: CLIENT_SECRET,
+    PEM_PASSWORD: certificate.password,
     NODE_EXTRA_CA_CERTS: certificates.caFile,
     // An SDK that is told so writes its requests, with all that is in them, to stderr.
     AZURE_LOG_LEVEL: "verbose",
     DEBUG: "*",
   };
+  entra.certificate = certificate.certificate;
+  entra.federatedToken = FEDERATED;
   entra.answer("garbled", { ...text(`{"token_type":"Bearer","expires_in":3599,"access_token":"${GARBLED}`) });
   const description = `AADSTS7000215: Invalid client secret: client_secret=${CLIENT_SECRET}&scope=x`;
   entra.answer("echo", json({ error: "invalid_client", error_description: description, error_codes: [7000215] }, 401));
@@ -75,6 +94,11 @@ function writeConfig(): void {
   const azure = (name: string, secret: string) =>
     `[tokens.${name}]\nsource = "azure"\ncredential = "client-secret"\nscope = "api://x/.default"
 tenant_id = "${name.slice(3)}"\nclient_id = "${CLIENT_ID}"\nauthority = "${entra.authority}"\nclient_secret = ${secret}\n`;
+  const keys = (name: string, credential: string, more: string) =>
+    `[tokens.${name}]\nsource = "azure"\ncredential = "${credential}"\nscope = "api://x/.default"
+tenant_id = "${name.slice(3)}"\nclient_id = "${CLIENT_ID}"\nauthority = "${entra.authority}"\n${more}\n`;
+  const withCertificate = (name: string, pem: string, more: string) =>
+    keys(name, "client-certificate", `client_certificate = { file = ${put(name, pem)} }\n${more}`);
   const uuid = "$(cat /proc/sys/kernel/random/uuid)";
   const says = [
     `token ${PRINTED.jwt} refused`,
@@ -90,6 +114,10 @@ tenant_id = "${name.slice(3)}"\nclient_id = "${CLIENT_ID}"\nauthority = "${entra
       azure("az-file", `{ file = ${put("file", `${CLIENT_SECRET}\n`)} }`),
       azure("az-env", '{ env = "ENTRA_SECRET" }'),
       azure("az-command", `{ command = [${script("secret", `echo '${CLIENT_SECRET}'`)}] }`),
+      withCertificate("az-cert", certificate.encrypted, 'client_certificate_password = { env = "PEM_PASSWORD" }'),
+      withCertificate("az-cert-wrong", strange.pem, ""),
+      withCertificate("az-cert-locked", certificate.encrypted, `client_certificate_password = "${WRONG_PASSWORD}"`),
+      keys("az-federated", "workload-identity", `federated_token_file = ${put("federated", `${FEDERATED}\n`)}`),
       `[tokens.bedrock]\nsource = "aws"\nkind = "bedrock-api-key"\nregion = "us-west-2"\n`,
       command("bad-stderr", `cat >&2 <<'END'\n${says.join("\n")}\nEND\nexit 1`),
       command("bad-lines", `echo '${PRINTED.jwt}'; echo '${PRINTED.hex}'`),
@@ -173,6 +201,13 @@ describe("secrets", { skip: process.platform !== "linux" && "needs /proc" }, () 
       { name: "the garbled token", value: GARBLED },
       { name: "Entra's client secret", value: CLIENT_SECRET },
       { name: "the wrong client secret", value: WRONG_SECRET },
+      { name: "the federated token", value: FEDERATED },
+      // A line from within each key: no two keys begin and end differently.
+      { name: "the certificate's key", value: certificate.pem.trim().split("\n").at(-3)! },
+      { name: "the certificate's encrypted key", value: certificate.encrypted.trim().split("\n").at(-3)! },
+      { name: "the strange certificate's key", value: strange.pem.trim().split("\n").at(-3)! },
+      { name: "the certificate's password", value: certificate.password },
+      { name: "the certificate's wrong password", value: WRONG_PASSWORD },
       { name: "the wrong container token", value: CONTAINER_SECRET },
       { name: "the container token", value: env.AWS_CONTAINER_AUTHORIZATION_TOKEN ?? "" },
       { name: "the identity header", value: env.IDENTITY_HEADER ?? "" },

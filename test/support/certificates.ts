@@ -1,4 +1,5 @@
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -40,4 +41,31 @@ export function makeCertificates(): Certificates {
     key: readFileSync(join(directory, "server.key"), "utf8"),
     remove: () => rmSync(directory, { recursive: true }),
   };
+}
+
+export interface ClientCertificate {
+  /** PEM, without the key: what is uploaded to the application. */
+  readonly certificate: string;
+  /** PEM, certificate and key: what the application signs in with. */
+  readonly pem: string;
+  /** The same with its key encrypted under `password`. */
+  readonly encrypted: string;
+  readonly password: string;
+}
+
+/** A self-signed certificate of an application, which lives for a day, with an RSA key: Entra takes no other. */
+export function makeClientCertificate(): ClientCertificate {
+  const directory = mkdtempSync(join(tmpdir(), "freshkey-client-"));
+  const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" });
+  const read = (name: string) => readFileSync(join(directory, name), "utf8");
+  const password = `open-sesame-${randomBytes(12).toString("hex")}`;
+  try {
+    const subject = ["-subj", "/CN=freshkey test application", "-days", "1"];
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", ...subject);
+    openssl("pkcs8", "-topk8", "-in", "key.pem", "-out", "locked.pem", "-passout", `pass:${password}`);
+    const certificate = read("cert.pem");
+    return { certificate, pem: certificate + read("key.pem"), encrypted: certificate + read("locked.pem"), password };
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 }

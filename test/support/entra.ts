@@ -2,11 +2,12 @@
  * A local authority that speaks as much of Entra ID's protocol as @azure/identity asks for, and the managed identity
  * endpoint of an App Service: real HTTP, so that the real SDK is what is tested.
  */
-import { createHmac, randomBytes, randomUUID } from "node:crypto";
+import { createHmac, randomBytes, randomUUID, X509Certificate } from "node:crypto";
 import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
+import { decodeProtectedHeader, jwtVerify } from "jose";
 import type { Certificates } from "./certificates.ts";
 
 /** How a token endpoint answers; `hang`: never; `reset`: by closing the connection. */
@@ -21,8 +22,12 @@ export interface Entra {
   lifetime: number;
   /** `refresh_in` of its answers, in seconds. */
   refreshIn: number | undefined;
+  /** The application's certificate, PEM: it signs what an application may sign in with instead of a secret. */
+  certificate: string | undefined;
+  /** The only token that the application's federated credential trusts. */
+  federatedToken: string | undefined;
   /** From now on, that tenant's token endpoint answers so. Without it: a token, if client id and secret are right. */
-  answer(tenant: string, answer: Answer): void;
+  answer(tenant: string, answer: Answer | undefined): void;
   /** From now on, that tenant's discovery document is answered so. */
   discovery(tenant: string, answer: Answer): void;
   close(): Promise<void>;
@@ -64,11 +69,14 @@ export async function startEntra(certificates: Certificates): Promise<Entra> {
     const [, tenant = "", ...rest] = new URL(request.url ?? "", entra.authority).pathname.split("/");
     const form = new URLSearchParams(await text(request));
     const endpoint = rest.join("/");
-    if (endpoint === "v2.0/.well-known/openid-configuration") {
+    if (tenant === "subscriptions") {
+      // Azure's resource manager, which the Azure CLI asks when somebody signs in.
+      send(response, json({ value: [] }));
+    } else if (/^(v2\.0\/)?\.well-known\/openid-configuration$/.test(endpoint)) {
       send(response, documents.get(tenant) ?? json(discoveryOf(`${entra.authority}/${tenant}`)));
     } else if (endpoint === "oauth2/v2.0/token" && request.method === "POST") {
       entra.posted.set(tenant, [...(entra.posted.get(tenant) ?? []), form]);
-      send(response, answers.get(tenant) ?? grant(form, entra));
+      send(response, answers.get(tenant) ?? (await grant(form, entra)));
     } else {
       send(response, json({ error: "not_found" }, 404));
     }
@@ -79,7 +87,9 @@ export async function startEntra(certificates: Certificates): Promise<Entra> {
     posted: new Map(),
     lifetime: 3599,
     refreshIn: undefined,
-    answer: (tenant, answer) => void answers.set(tenant, answer),
+    certificate: undefined,
+    federatedToken: undefined,
+    answer: (tenant, answer) => void (answer ? answers.set(tenant, answer) : answers.delete(tenant)),
     discovery: (tenant, answer) => void documents.set(tenant, answer),
     close: () => close(server),
   };
@@ -95,10 +105,15 @@ function discoveryOf(base: string) {
   };
 }
 
-function grant(form: URLSearchParams, { lifetime, refreshIn }: Entra): Answer {
+async function grant(form: URLSearchParams, entra: Entra): Promise<Answer> {
+  const { lifetime, refreshIn } = entra;
   if (form.get("grant_type") !== "client_credentials") return json({ error: "unsupported_grant_type" }, 400);
   if (form.get("client_id") !== CLIENT_ID) return entraError(700016, "unauthorized_client");
-  if (form.get("client_secret") !== CLIENT_SECRET) return entraError(7000215, "invalid_client");
+  const assertion = form.get("client_assertion");
+  if (assertion === null && form.get("client_secret") !== CLIENT_SECRET) return entraError(7000215, "invalid_client");
+  if (assertion !== null && assertion !== entra.federatedToken && !(await isSigned(assertion, entra))) {
+    return entraError(decodeProtectedHeader(assertion)["x5t#S256"] ? 700027 : 700213, "invalid_client");
+  }
   const token = accessToken(lifetime, { aud: form.get("scope"), appid: CLIENT_ID, oid: randomUUID() });
   const refresh = refreshIn === undefined ? {} : { refresh_in: refreshIn };
   return json({
@@ -108,6 +123,18 @@ function grant(form: URLSearchParams, { lifetime, refreshIn }: Entra): Answer {
     ...refresh,
     access_token: token,
   });
+}
+
+/** By the application's certificate, for this authority and by this application (RFC 7523). */
+async function isSigned(assertion: string, { certificate, authority }: Entra): Promise<boolean> {
+  if (certificate === undefined) return false;
+  const key = new X509Certificate(certificate).publicKey;
+  // The SDK rounds the time that it signs at, up as well.
+  const options = { algorithms: ["RS256", "PS256"], issuer: CLIENT_ID, subject: CLIENT_ID, clockTolerance: 2 };
+  return jwtVerify(assertion, key, options).then(
+    ({ payload }) => String(payload.aud).startsWith(authority),
+    () => false,
+  );
 }
 
 export interface ManagedIdentity {

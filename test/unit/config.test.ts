@@ -319,6 +319,12 @@ describe("mistakes: file, line, key, and what is allowed", () => {
     }
     assert.equal((await load(t, text, 0o600)).tokens.size, 1);
     assert.equal((await load(t, text, 0o400)).tokens.size, 1);
+    const [pem] = await mistakes(
+      t,
+      text.replace("client-secret", "client-certificate").replace("t_secret", "t_certificate"),
+      0o644,
+    );
+    assert.match(pem ?? "", /^7: tokens\.c\.client_certificate: a secret may stand here only if/);
     const elsewhere = text.replace('"hunter2-hunter2"', '{ env = "SECRET" }');
     assert.equal((await load(t, elsewhere, 0o644)).tokens.size, 1);
   });

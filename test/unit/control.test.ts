@@ -143,6 +143,8 @@ describe("the server refuses", () => {
     ["a renewal for no reason that it knows", line({ v: 1, ...RENEW, reason: "because" }), "ERR_USAGE"],
     ["values of the wrong type", line({ v: 1, ...RENEW, seen: 5 }), "ERR_USAGE"],
     ["claims of the wrong type", line({ v: 1, ...RENEW, claims: {} }), "ERR_USAGE"],
+    ["claims that are not JSON", line({ v: 1, ...RENEW, claims: "eyJhIjoxfQ==" }), "ERR_USAGE"],
+    ["claims that ask for nothing", line({ v: 1, ...RENEW, claims: "{}" }), "ERR_USAGE"],
     ["a line that is too long", `{"v":1,${" ".repeat(LONGEST_LINE)}`, "ERR_USAGE"],
   ];
   for (const [what, text, code] of cases) {
