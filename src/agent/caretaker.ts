@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { TokenConfig } from "../config/load.ts";
 import type { Log } from "../os/log.ts";
-import { stampOf, type TokenFile, tokenJsonPath } from "../reader/token-file.ts";
+import { stampOf, type TokenFile, type TokenJson, tokenJsonPath } from "../reader/token-file.ts";
 import { fingerprintInPlace, published, putBack, touch } from "./publish.ts";
 
 /** The token's files are looked at this often, in case somebody removed or changed them. */
@@ -66,7 +66,7 @@ export class Caretaker {
     const { json, fingerprint } = this.#left ?? {};
     if (!json) return !found?.matches;
     if (fingerprintInPlace(this.#config) !== fingerprint) return true;
-    if (isDeepStrictEqual(found?.json, json)) return false;
+    if (isDeepStrictEqual(whatReadersGoBy(found?.json), whatReadersGoBy(json))) return false;
     this.#log.warn({ name: this.#config.name }, "somebody else removed or changed token.json; it is written again");
     this.#mending = putBack(this.#config, json)
       .then(() => this.begin(now))
@@ -82,4 +82,10 @@ export class Caretaker {
   #stampOfBoth(): string {
     return `${stampOf(this.#config.path)} ${stampOf(tokenJsonPath(this.#config.path))}`;
   }
+}
+
+/** All but `minted`, which says nothing of whether, where and how long the token may be sent. */
+function whatReadersGoBy(json: TokenJson | undefined): object {
+  const { minted: _minted, ...others } = json ?? {};
+  return others;
 }
