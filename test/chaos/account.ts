@@ -9,12 +9,14 @@
  * - `back-off`: the same where one mint would have been possible in the overlap, but the failure clock, which spares the
  *   provider, was still running. Excuses no 401.
  * - `by hand`: somebody wrote something into the files that is no token of the provider, until the next one was there.
+ * - `clock`: the clock was ahead by more than a token lives. What the helper hands out says when it expires, so that by
+ *   that clock it has; nothing can be right then. It holds until the first token after it.
  * - `asleep`: the machine was suspended while the request was under way. (In a real suspend timers stand still, under
  *   SIGSTOP they don't; and a request that was given its token before and leaves after it nobody can help.)
  *
  * A 401 is excused by `by hand` and `asleep` alone: a reader has to refuse an expired token, whatever the provider does.
  */
-import type { Kind, PlannedFault } from "./plan.ts";
+import { far, type Kind, type PlannedFault } from "./plan.ts";
 import type { Issue } from "./provider.ts";
 
 export interface Interval {
@@ -67,7 +69,7 @@ export interface Records {
   readonly gaps: readonly Gap[];
 }
 
-export type Excuse = "outage" | "back-off" | "by hand" | "asleep";
+export type Excuse = "outage" | "back-off" | "by hand" | "clock" | "asleep";
 export type Verdict = Excuse | undefined;
 
 /** A mint takes so long at most on a busy machine: less of the overlap is no chance. */
@@ -79,6 +81,8 @@ const SETTLING = 500;
 /** The agent notices what a hand has done within this, or with the next renewal; then it mints. */
 const NOTICED_WITHIN = 10_000;
 const CLOCK_KINDS: readonly Kind[] = ["clock-forward", "clock-back", "clock-nudged"];
+/** The token whose source says when it expires, and not how long it lives. */
+const ABSOLUTE_EXPIRY = "helper";
 /** Kinds that spoil what readers read. */
 const BY_HAND: readonly Kind[] = ["token-edited", "token-replaced", "json-edited", "directory-replaced"];
 
@@ -114,8 +118,17 @@ export class Accounts {
     const causes = this.outages(name).filter(
       ({ from, to }) => at >= from && at <= this.#recovered(name, to) + SETTLING,
     );
-    if (causes.length === 0) return undefined;
+    if (causes.length === 0) return this.#aheadOfItsLife(name, at) ? "clock" : undefined;
     return causes.some((outage) => !this.#leavesTime(name, outage)) ? "outage" : "back-off";
+  }
+
+  #aheadOfItsLife(name: string, at: number): boolean {
+    if (name !== ABSOLUTE_EXPIRY) return false;
+    const lives = this.#records.issues.filter((issue) => issue.name === name).map((issue) => issue.expires - issue.at);
+    return this.#of(["clock-forward"]).some(
+      ({ planned, from, to }) =>
+        far(planned.amount) > Math.max(...lives) && at >= from && at <= this.#recovered(name, to) + SETTLING,
+    );
   }
 
   /** Tokens that nobody issued and no hand laid there: torn, or empty. */

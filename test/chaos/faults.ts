@@ -19,7 +19,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fingerprint } from "../../src/core/token.ts";
 import { type Machine, MINT_TIMEOUT, signalAll } from "./machine.ts";
-import type { PlannedFault } from "./plan.ts";
+import { far, type PlannedFault } from "./plan.ts";
 import { AUDIENCE, type Provider, type Trouble } from "./provider.ts";
 
 export const TOKENS = ["entra", "helper"] as const;
@@ -75,12 +75,6 @@ const setClock =
     machine.setClock(offset(fault.amount));
     return { heal: async () => machine.setClock(0) };
   };
-
-/**
- * From ten seconds to two hours. Less than five the agent cannot tell from the rounding of the uptime, and more than one
- * (`clock-nudged`) a token of eight seconds does not forgive, whereas to one of an hour neither is anything.
- */
-const far = (amount: number) => 10_000 + amount ** 3 * 7_200_000;
 
 const MACHINE_FAULTS: Record<string, (scene: Scene) => Promise<Effect>> = {
   "clock-forward": setClock(far),

@@ -52,6 +52,12 @@ const LONG_SHARE = 0.25;
  */
 const GAP = { provider: [2_000, 12_000], machine: [1_000, 5_000] } as const;
 
+/**
+ * From ten seconds to two hours. Less than five the agent cannot tell from the rounding of the uptime, and more than one
+ * (`clock-nudged`) a token of eight seconds does not forgive, whereas to one of an hour neither is anything.
+ */
+export const far = (amount: number) => 10_000 + amount ** 3 * 7_200_000;
+
 /** What is done in an instant, and mended by freshkey alone. */
 const INSTANT: readonly Kind[] = [
   "agent-killed",
