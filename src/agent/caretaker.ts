@@ -16,7 +16,8 @@ export class Caretaker {
   /** What is known to be in place. */
   #left: TokenFile | undefined;
   #stamp = "";
-  #mending: Promise<void> | undefined;
+  #mending = false;
+  #writing: Promise<unknown> = Promise.resolve();
   #lastLook = 0;
   #lastTouch = 0;
 
@@ -56,9 +57,16 @@ export class Caretaker {
     return false;
   }
 
-  /** Resolves once nothing is being written here. */
+  /** Runs what writes to the token's files, once nothing else does. */
+  write<T>(task: () => Promise<T>): Promise<T> {
+    const run = this.#writing.then(task);
+    this.#writing = run.catch(() => undefined);
+    return run;
+  }
+
+  /** Resolves once nothing is being written any more. */
   async idle(): Promise<void> {
-    await this.#mending;
+    await this.#writing;
   }
 
   #isSpoilt(now: number): boolean {
@@ -68,13 +76,14 @@ export class Caretaker {
     if (fingerprintInPlace(this.#config) !== fingerprint) return true;
     if (isDeepStrictEqual(whatReadersGoBy(found?.json), whatReadersGoBy(json))) return false;
     this.#log.warn({ name: this.#config.name }, "somebody else removed or changed token.json; it is written again");
-    this.#mending = putBack(this.#config, json)
+    this.#mending = true;
+    this.write(() => putBack(this.#config, json))
       .then(() => this.begin(now))
       .catch(() => {
         this.#stamp = "still to be written";
       })
       .finally(() => {
-        this.#mending = undefined;
+        this.#mending = false;
       });
     return false;
   }

@@ -21,8 +21,10 @@ export class ConfigWatch {
     } catch (error) {
       this.#log.error({ code: (error as { code?: string }).code }, `not reloaded: ${(error as Error).message}`);
     }
-    this.#watch.close();
+    // The new one first: of a file that both watch, the next change is still one since the last look.
+    const before = this.#watch;
     this.#watch = this.#begin();
+    before.close();
   }
 
   close(): void {

@@ -26,20 +26,25 @@ export class FailureClock {
     return this.#failure?.nextTry ?? 0;
   }
 
-  /** One more failure in a row. `pause` is how long to wait where it is not the source that is spared by waiting. */
-  async add(error: FreshkeyError, now: number, random: number, pause?: number): Promise<Failure> {
+  /**
+   * One more failure in a row. `pause` tells how long to wait after so many where waiting does not spare the source; it is
+   * this process's own: another one would have to ask the source.
+   */
+  async add(error: FreshkeyError, now: number, random: number, pause?: (attempt: number) => number): Promise<Failure> {
     const attempts = (this.#failure?.attempts ?? 0) + 1;
     const permanent = error.class !== "transient" && error.class !== "internal";
     const { retryAfter } = error;
-    const wait = pause ?? backoff(attempts, random, { permanent, ...(retryAfter !== undefined && { retryAfter }) });
-    this.#failure = {
+    const wait = backoff(attempts, random, { permanent, ...(retryAfter !== undefined && { retryAfter }) });
+    const failure: Failure = {
       since: this.#failure?.since ?? now,
       attempts,
       nextTry: now + wait,
       notBefore: now + (permanent ? Math.min(wait, Math.max(PERMANENT_ON_DEMAND, retryAfter ?? 0)) : wait),
       error: error.toJSON(),
     };
-    await this.#file.write(this.#failure);
+    const own = pause && now + pause(attempts);
+    this.#failure = own === undefined ? failure : { ...failure, nextTry: own, notBefore: own };
+    await this.#file.write(failure);
     return this.#failure;
   }
 

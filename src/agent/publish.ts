@@ -114,8 +114,9 @@ export async function restate(config: TokenConfig, by: number): Promise<void> {
   await replaceFiles(tokenDirectory(config), [jsonFile(config, corrected)]);
 }
 
-/** Writes the token.json that belongs to the token in place once more. */
+/** Writes the token.json that belongs to the token in place once more; nothing where that is another one by now. */
 export async function putBack(config: TokenConfig, json: TokenJson): Promise<void> {
+  if (fingerprintInPlace(config) !== json.fingerprint) return;
   await replaceFiles(tokenDirectory(config), [jsonFile(config, json)]);
 }
 

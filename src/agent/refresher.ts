@@ -23,8 +23,9 @@ const REJECTED_BACKOFF = 30_000;
 const MANUAL_EVERY = 5_000;
 /** A token as young as this has not expired, whatever a client says of it. */
 const JUST_MINTED = 5_000;
-/** A token that could not be put in place is tried again this often: that asks nothing of the provider. */
-const PUBLISH_EVERY = 2_000;
+/** A token that could not be put in place is tried again after this, and ever longer: that asks nothing of the provider. */
+const PUBLISH_PAUSE = 2_000;
+const LONGEST_PUBLISH_PAUSE = 60_000;
 
 /** One token's life: when it is due, one mint at a time, one clock of failures. Only the holder of the lock has any. */
 export class Refresher {
@@ -38,6 +39,7 @@ export class Refresher {
   #spread = false;
   #lastManual = Number.NEGATIVE_INFINITY;
   readonly #supply: Supply;
+  /** The source, or the clock, has changed during a mint: what comes of that may be from before. */
   #changedMeanwhile = false;
   readonly #caretaker: Caretaker;
   readonly #sourceWatch: SourceWatch;
@@ -67,12 +69,15 @@ export class Refresher {
   async clockSet(by: number): Promise<void> {
     const now = this.#tools.clock.now();
     this.#nextRenewal = now;
-    this.#supply.drop();
+    this.#changedMeanwhile = this.#minting !== undefined;
+    this.#supply.clockSet(by);
     this.#lastManual = Number.NEGATIVE_INFINITY;
     this.#failures.hurry(now);
-    await restate(this.config, by).catch((error) => {
-      this.#tools.log.warn({ name: this.config.name }, `the expiry could not be corrected: ${error.message}`);
-    });
+    await this.#caretaker
+      .write(() => restate(this.config, by))
+      .catch((error) => {
+        this.#tools.log.warn({ name: this.config.name }, `the expiry could not be corrected: ${error.message}`);
+      });
     this.#caretaker.begin(now);
     this.#tools.wake();
   }
@@ -80,7 +85,6 @@ export class Refresher {
   /** What the source depends on (a secret's file) has changed: what failed before may work now. */
   sourceChanged(): void {
     const now = this.#tools.clock.now();
-    // A mint that is under way may have begun before.
     this.#changedMeanwhile = this.#minting !== undefined;
     this.#supply.drop();
     this.#failures.hurry(now);
@@ -184,7 +188,8 @@ export class Refresher {
     const { clock, log, control } = this.#tools;
     try {
       const options = { claims: request.claims, signal: this.#stopping.signal };
-      const minted = await this.#supply.next(clock.now(), options);
+      const renewed = request.reason === "manual" || request.claims !== undefined;
+      const minted = await this.#supply.next(clock.now(), renewed, options);
       const { token, at } = minted;
       const before = inPlace(this.config);
       const own = fingerprint(token.value);
@@ -194,8 +199,8 @@ export class Refresher {
       if (!minted.kept) this.#tools.observe?.({ kind: "minted", ...about });
       if (before) await this.#ensureTaken(token, before, request);
       this.#supply.keep(minted);
-      await this.#caretaker.idle();
-      await publish(this.config, { token, minted: at, control, force: request.reason === "manual" });
+      const publication = { token, minted: at, control, force: request.reason === "manual" };
+      await this.#caretaker.write(() => publish(this.config, publication));
       this.#supply.drop();
       this.#succeeded(token, at);
       this.#tools.observe?.({ kind: "published", ...about });
@@ -215,6 +220,7 @@ export class Refresher {
     const rejected = (await rejects(token.value, signal)) && !(await rejects(before.value, signal));
     signal.throwIfAborted();
     if (!rejected) return;
+    this.#supply.drop();
     observe?.({ kind: "refused", fingerprint: fingerprint(token.value), reason: "the gateway answered 401" });
     throw newOneRejected(this.config.name);
   }
@@ -236,7 +242,9 @@ export class Refresher {
   /** A source with a cache of its own handed out the token that is in place: no renewal, and no reason to ask at once. */
   #gotTheSame(before: TokenFile, request: Request): RenewAnswer {
     const now = this.#tools.clock.now();
-    this.#nextRenewal = nextAfterSame(before, now, this.#tools.random());
+    const { schedule, random } = this.#tools;
+    this.#supply.drop();
+    this.#nextRenewal = Math.min(nextAfterSame(before, now, random()), schedule?.next(now) ?? Number.POSITIVE_INFINITY);
     this.#ended();
     const again = formatDuration(this.#nextRenewal - now);
     this.#tools.log.debug({ name: this.config.name }, `the source handed out the same token, asked again in ${again}`);
@@ -248,7 +256,7 @@ export class Refresher {
     if (this.#stopping.signal.aborted) return this.#stopping.signal.reason as Stopped;
     const { clock, random, log } = this.#tools;
     const now = clock.now();
-    const failure = await this.#failures.add(error, now, random(), this.#supply.hasKept ? PUBLISH_EVERY : undefined);
+    const failure = await this.#failures.add(error, now, random(), this.#supply.hasKept ? publishPause : undefined);
     // Whoever wanted another token still does, due or not: it is tried again until there is one.
     this.#nextRenewal = Math.min(this.#nextRenewal, now);
     const { attempts, nextTry } = failure;
@@ -278,6 +286,10 @@ export class Refresher {
     this.#spread = false;
     return nextRenewal(token, rules, random());
   }
+}
+
+function publishPause(attempt: number): number {
+  return Math.min(LONGEST_PUBLISH_PAUSE, PUBLISH_PAUSE * attempt);
 }
 
 function answerOf(result: RenewAnswer["result"], token: TokenFile): RenewAnswer {

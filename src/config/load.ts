@@ -96,7 +96,7 @@ export async function loadConfig(file: string, run: string): Promise<Config> {
     const token = await checkToken(name, table, { mistakes, run, clients: [...clients.values()], file });
     if (token) tokens.set(name, token);
   }
-  checkPlaces(tokens.values(), run, mistakes);
+  checkPlaces(tokens.values(), { run, audit: top?.audit }, mistakes);
   for (const [client, { token: named }] of tables(clientTables, ["clients"])) {
     const path = ["clients", client, "token"];
     const token = typeof named === "string" ? tokens.get(named) : undefined;
@@ -201,13 +201,18 @@ async function checkToken(
 }
 
 /** Each token has a place of its own: of two that write to one file, each would take the other's away. */
-function checkPlaces(tokens: Iterable<TokenConfig>, run: string, mistakes: Mistakes): void {
+function checkPlaces(
+  tokens: Iterable<TokenConfig>,
+  { run, audit }: { run: string; audit: string | undefined },
+  mistakes: Mistakes,
+): void {
   const taken = new Map<string, string>();
   for (const { name, path, ownDirectory } of tokens) {
     const files = [path, tokenJsonPath(path)];
     const other = files.map((file) => taken.get(file)).find((found) => found !== undefined);
     for (const file of files) taken.set(file, name);
     const key = ["tokens", name, "file"];
+    if (audit !== undefined && files.includes(audit)) mistakes.add(["audit"], `is where the token "${name}" is put`);
     if (other !== undefined) mistakes.add(key, `is where the token "${other}" is put: each needs a file of its own`);
     else if (!ownDirectory && path.startsWith(`${run}/`)) {
       mistakes.add(key, `is in ${run}, which is freshkey's own: leave \`file\` out, or name a place outside`);

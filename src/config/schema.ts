@@ -40,7 +40,13 @@ const mode = v.pipe(
 
 /** Keys of every `[tokens.NAME]`, whatever its source. */
 export const tokenOptions = v.strictObject({
-  file: v.optional(v.pipe(v.string(), v.startsWith("/", "must be an absolute path"))),
+  file: v.optional(
+    v.pipe(
+      v.string(),
+      v.startsWith("/", "must be an absolute path"),
+      v.regex(/[^/]$/, "must be a file's path, not a directory's"),
+    ),
+  ),
   mode: v.optional(mode),
   group: v.optional(
     v.union([v.pipe(v.string(), v.minLength(1)), v.pipe(v.number(), v.integer())], "must be a group's name or number"),

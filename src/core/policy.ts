@@ -70,8 +70,11 @@ const FIRST_BACKOFF = 1_000;
 const LONGEST_BACKOFF = 60_000;
 /** Only a person can mend a permanent error; whether they have is looked at this often. */
 const PERMANENT_BACKOFF = 10 * 60_000;
-/** A client that asks may find out sooner: somebody who has just signed in does not wait for ten minutes. */
-export const PERMANENT_ON_DEMAND = 15_000;
+/**
+ * A client that asks may find out sooner: somebody who has just signed in does not wait for ten minutes. With clients that
+ * ask all the while that makes thirty attempts in ten minutes.
+ */
+export const PERMANENT_ON_DEMAND = 20_000;
 
 /**
  * How long to wait after the `attempt`th failure in a row (from 1): exponential from 1 s to 60 s, with half of it random,

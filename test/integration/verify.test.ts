@@ -68,6 +68,26 @@ describe("a renewal whose token the gateway does not take", {
     await agent.stop();
   });
 
+  it("keeps nobody waiting where the gateway hangs: the agent ends within a second", async (t) => {
+    const box = openSandbox(t);
+    const source = openSource(box);
+    let asked = false;
+    const server = createServer(() => {
+      asked = true;
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    t.after(() => server.close().closeAllConnections());
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    box.writeConfig(`${source.toml("copilot", 'cron = "* * * * * *"\njitter = "0s"')}${client(url)}`);
+    const agent = await box.startAgent();
+    await until("the gateway is asked", () => asked);
+    const kept = contentOf(box);
+    const began = Date.now();
+    await agent.stop();
+    assert.ok(Date.now() - began < 1_000, `it took ${Date.now() - began} ms`);
+    assert.ok(contentOf(box) === kept, "a token was put in place after the end");
+  });
+
   it("is not in doubt because of anything but a 401, and is not asked about without one in place", async (t) => {
     for (const status of [403, 404, 500, 302]) {
       const box = openSandbox(t);

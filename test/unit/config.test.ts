@@ -234,6 +234,12 @@ describe("mistakes: file, line, key, and what is allowed", () => {
       ["1: tokens.../x: *", "3: tokens.Corp: *", "4: tokens.-x: *", "5: tokens.: *"],
     ],
     ["a relative file", `${COMMAND}file = "token"`, ["4: tokens.corp.file: must be an absolute path"]],
+    ["a directory as a file", `${COMMAND}file = "/elsewhere/"`, ["4: tokens.corp.file: must be a file's path, not *"]],
+    [
+      "the audit log in a token's place",
+      `audit = "/elsewhere/key"\n${COMMAND}file = "/elsewhere/key"`,
+      ['1: audit: is where the token "corp" is put'],
+    ],
     [
       "two tokens in one file",
       `${COMMAND}file = "/elsewhere/key"\n${COMMAND.replace("corp", "two")}file = "/elsewhere/key"`,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, test } from "node:test";
-import { published } from "../../src/agent/publish.ts";
+import { publish, published } from "../../src/agent/publish.ts";
 import type { Refresher } from "../../src/agent/refresher.ts";
 import { FreshkeyError } from "../../src/core/errors.ts";
 import { backoff } from "../../src/core/policy.ts";
@@ -381,16 +381,16 @@ describe("a source that fails", () => {
 
 describe("what only a person can mend", () => {
   for (const code of ["ERR_SOURCE_REFUSED", "ERR_SIGN_IN"] as const) {
-    test(`${code}: tried again in ten minutes, and after 15 s for who asks`, async (t) => {
+    test(`${code}: tried again in ten minutes, and after 20 s for who asks`, async (t) => {
       const shop = openWorkshop(t);
       shop.mint = failing(code);
       const refresher = shop.open();
       await tick(refresher);
       assert.equal(due(shop, refresher), 7.5 * M);
-      shop.clock.pass(15 * S - 1);
+      shop.clock.pass(20 * S - 1);
       await assert.rejects(refresher.renew({ seen: "", reason: "expired" }), (error: FreshkeyError) => {
         assert.deepEqual([error.code, error.exitCode, error.hint], [code, 77, "do this"]);
-        assert.match(error.message, /^it failed \(since 15s, next try in 1ms\)$/);
+        assert.match(error.message, /^it failed \(since 20s, next try in 1ms\)$/);
         return true;
       });
       assert.equal(shop.mints.length, 1);
@@ -544,8 +544,8 @@ describe("a token file that somebody else", () => {
     await tick(refresher);
     assert.equal(refresher.status().error?.attempts, 2);
     rmSync(dirname(shop.config.path));
-    assert.equal(due(shop, refresher), 2 * S);
-    shop.clock.pass(2 * S);
+    assert.equal(due(shop, refresher), 4 * S, "ever longer");
+    shop.clock.pass(4 * S);
     await tick(refresher);
     assert.deepEqual([refresher.status().state, value(shop)], ["fresh", "token-number-2"]);
     assert.equal(shop.mints.length, minted, "what has been minted is kept until it can be put in place");
@@ -564,6 +564,47 @@ describe("a token file that somebody else", () => {
     refresher.sourceChanged();
     await tick(refresher);
     assert.deepEqual([shop.mints.length, value(shop)], [3, "token-number-3"]);
+  });
+
+  test("a token that could not be put in place: --force and other claims have a new one minted, and lose none", async (t) => {
+    const shop = openWorkshop(t);
+    writeFileSync(dirname(shop.config.path), "");
+    const refresher = shop.open();
+    await tick(refresher);
+    await assert.rejects(refresher.renew({ seen: "", reason: "manual" }));
+    assert.equal(shop.mints.length, 2);
+    shop.mint = failing("ERR_SOURCE_UNREACHABLE");
+    shop.clock.pass(M);
+    await assert.rejects(refresher.renew({ seen: "", reason: "expired", claims: '{"access_token":{}}' }), /it failed/);
+    rmSync(dirname(shop.config.path));
+    shop.clock.pass(M);
+    await tick(refresher);
+    assert.deepEqual([value(shop), shop.mints.length], ["token-number-2", 3]);
+  });
+
+  test("without an agent the next process waits as long as the source is to be spared", async (t) => {
+    const shop = openWorkshop(t);
+    writeFileSync(dirname(shop.config.path), "");
+    let mints = 0;
+    for (const end = shop.clock.now() + 10 * M; shop.clock.now() < end; shop.clock.pass(S)) {
+      await assert.rejects(shop.open().renew({ seen: "", reason: "expired" }));
+      mints = shop.mints.length;
+    }
+    assert.ok(mints > 3 && mints <= 30, `${mints} mints in ten minutes`);
+  });
+
+  test("a token in place that could not be synced to the disk is no obstacle to the next mint", async (t) => {
+    const shop = openWorkshop(t);
+    writeFileSync(dirname(shop.config.path), "");
+    const refresher = shop.open();
+    await tick(refresher);
+    rmSync(dirname(shop.config.path));
+    // Both renames were done, and the last fsync was not.
+    const token = { value: "token-number-1", expires: shop.clock.now() + LIFE };
+    await publish(shop.config, { token, minted: shop.clock.now(), control: "" });
+    shop.clock.pass(M);
+    await tick(refresher);
+    assert.equal((await refresher.renew({ seen: first, reason: "rejected" })).fingerprint, second);
   });
 
   for (const [what, change] of [
@@ -612,6 +653,62 @@ describe("a token file that somebody else", () => {
     await tick(refresher);
     assert.equal(value(shop), "token-number-2");
   });
+});
+
+test("the clock is set back during a mint: what comes of it is not believed to live longer than it does", async (t) => {
+  const shop = openWorkshop(t);
+  let answer = () => {};
+  shop.mint = ({ now }) =>
+    new Promise((resolve) => {
+      answer = () => resolve({ value: "by-the-old-clock", expires: now + LIFE });
+    });
+  const refresher = shop.open();
+  refresher.tick();
+  await pause(5);
+  shop.clock.wall -= LIFE;
+  await refresher.clockSet(-LIFE);
+  shop.mint = failing("ERR_SOURCE_UNREACHABLE");
+  answer();
+  await settle(refresher);
+  assert.equal(published(shop.config)?.expires, shop.clock.now() + LIFE);
+  await tick(refresher);
+  assert.equal(shop.mints.length, 2, "asked once more");
+  assert.deepEqual(
+    shop.lines.filter(({ msg }) => /corrected|cannot write/.test(String(msg))),
+    [],
+  );
+});
+
+test("a source with a cache of its own is asked again by its schedule", async (t) => {
+  const shop = openWorkshop(t);
+  shop.mint = () => ({ value: "the-same", expires: 0 });
+  const schedule = { next: (after: number) => (Math.floor(after / (10 * M)) + 1) * 10 * M };
+  const refresher = shop.open({ schedule });
+  await tick(refresher);
+  shop.clock.pass(10 * M);
+  await tick(refresher);
+  assert.deepEqual([shop.mints.length, due(shop, refresher)], [2, 10 * M]);
+});
+
+test("a token that could not be put in place, and that the gateway rejects by then, is given up", async (t) => {
+  const shop = openWorkshop(t);
+  let rejects = false;
+  const refresher = shop.open({ gatewayRejects: async (token) => rejects && token !== "token-number-1" });
+  await tick(refresher);
+  shop.clock.pass(40 * M);
+  chmodSync(dirname(shop.config.path), 0o777);
+  await tick(refresher);
+  chmodSync(dirname(shop.config.path), 0o700);
+  assert.equal(shop.mints.length, 2);
+  rejects = true;
+  for (let turn = 0; turn < 60; turn++) {
+    shop.clock.pass(2 * S);
+    await tick(refresher);
+  }
+  assert.equal(value(shop), "token-number-1");
+  assert.match(refresher.status().error?.message ?? "", /answered 401/);
+  assert.ok(shop.mints.length > 3, "the source is asked again");
+  assert.ok(kinds(shop).filter((kind) => kind === "refused").length <= 10);
 });
 
 test("a source that changes while it is being asked is asked once more", async (t) => {
