@@ -63,7 +63,7 @@ describe("launchd", () => {
 
     it(`${name} says where it goes, and so does the page beside it`, () => {
       const place = name.startsWith("daemon/") ? "/Library/LaunchDaemons/" : "~/Library/LaunchAgents/";
-      const [comment = ""] = /<!--[^]*?-->/.exec(readFileSync(file(`launchd/${name}`), "utf8")) ?? [];
+      const [comment = ""] = /<!--[\s\S]*?-->/.exec(readFileSync(file(`launchd/${name}`), "utf8")) ?? [];
       assert.ok(comment.includes(`${place}${basename(name)}`), "its first lines bootstrap it from there");
       assert.ok(readFileSync(file("launchd/README.md"), "utf8").includes(`| \`${name}\` | \`${place}\` |`));
     });
