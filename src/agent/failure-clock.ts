@@ -4,6 +4,14 @@ import { backoff, PERMANENT_ON_DEMAND } from "../core/policy.ts";
 import type { Failure } from "../core/state.ts";
 import type { FailureFile } from "./failure-file.ts";
 
+const FIRST_PUBLISH_PAUSE = 2_000;
+const LONGEST_PUBLISH_PAUSE = 60_000;
+
+/** How long to wait before a token that could not be put in place is tried again: that asks nothing of the provider. */
+export function publishPause(attempt: number): number {
+  return Math.min(LONGEST_PUBLISH_PAUSE, FIRST_PUBLISH_PAUSE * attempt);
+}
+
 /** One clock of failures a token, for all who ask: the source is not asked more often because many want it. */
 export class FailureClock {
   readonly #file: FailureFile;

@@ -6,7 +6,8 @@ import { fingerprint, type Token, UNKNOWN_EXPIRY } from "../core/token.ts";
 import type { RenewAnswer, RenewReason, RenewRequest } from "../os/control-client.ts";
 import { isUsable, type TokenFile } from "../reader/token-file.ts";
 import { Caretaker } from "./caretaker.ts";
-import { FailureClock } from "./failure-clock.ts";
+import { Challenges } from "./challenges.ts";
+import { FailureClock, publishPause } from "./failure-clock.ts";
 import { inPlace, publish, published, restate, unpublish } from "./publish.ts";
 import type { RefresherTools } from "./refresher-tools.ts";
 import { gatewayAtFault, newOneRejected, Stopped, sameTokenAgain } from "./refusals.ts";
@@ -18,14 +19,10 @@ type Request = Omit<RenewRequest, "op" | "name" | "reason"> & { reason: RenewRea
 
 /** A token that the gateway rejects sooner than this after its mint would be rejected again: the gateway is at fault. */
 const TOO_YOUNG_TO_REJECT = 30_000;
-const REJECTED_BACKOFF = 30_000;
 /** A person may ask past the back-off, but not a script that says it is one. */
 const MANUAL_EVERY = 5_000;
 /** A token as young as this has not expired, whatever a client says of it. */
 const JUST_MINTED = 5_000;
-/** A token that could not be put in place is tried again after this, and ever longer: that asks nothing of the provider. */
-const PUBLISH_PAUSE = 2_000;
-const LONGEST_PUBLISH_PAUSE = 60_000;
 
 /** One token's life: when it is due, one mint at a time, one clock of failures. Only the holder of the lock has any. */
 export class Refresher {
@@ -38,6 +35,7 @@ export class Refresher {
   /** The next plan is spread wide: the agent has just started, or the machine has just woken up. */
   #spread = false;
   #lastManual = Number.NEGATIVE_INFINITY;
+  readonly #challenges = new Challenges();
   readonly #supply: Supply;
   /** The source, or the clock, has changed during a mint: what comes of that may be from before. */
   #changedMeanwhile = false;
@@ -71,6 +69,7 @@ export class Refresher {
     this.#nextRenewal = now;
     this.#changedMeanwhile = this.#minting !== undefined;
     this.#supply.clockSet(by);
+    this.#challenges.clockSet();
     this.#lastManual = Number.NEGATIVE_INFINITY;
     this.#failures.hurry(now);
     await this.#caretaker
@@ -126,13 +125,18 @@ export class Refresher {
    * @throws FreshkeyError of the source; during back-off the last one, with the time of the next try.
    */
   async renew(request: Request): Promise<RenewAnswer> {
-    if (this.#minting) return this.#minting;
+    // A challenge's claims have to be in the mint: one without them is waited for, and not taken for an answer.
+    while (this.#minting) {
+      if (this.#challenges.metBy(request.claims)) return this.#minting;
+      await this.#minting.catch(() => undefined);
+    }
     const now = this.#tools.clock.now();
     const found = inPlace(this.config);
     if (request.reason === "rejected" || request.reason === "suspect") {
       this.#tools.observe?.({ kind: "rejected", fingerprint: request.seen, reason: request.reason });
     }
-    if (found && isUsable(found, now) && request.reason !== "manual") {
+    const wanted = request.reason === "manual" || this.#challenges.isNew(request.claims, now);
+    if (found && isUsable(found, now) && !wanted) {
       // The one that failed is not the one that is in place: somebody else has had it renewed.
       if (request.seen !== found.fingerprint) return answerOf("already-renewed", found);
       if (request.reason === "expired" && now - found.minted < JUST_MINTED) return answerOf("already-renewed", found);
@@ -174,12 +178,15 @@ export class Refresher {
   }
 
   #mint(request: Request): Promise<RenewAnswer> {
-    this.#minting ??= this.#tools.slots
+    if (this.#minting) return this.#minting;
+    const { slots, wake, clock } = this.#tools;
+    this.#challenges.answer(request.claims, clock.now());
+    this.#minting = slots
       .run(this.config.source, () => this.#mintAndPublish(request))
       .finally(() => {
         this.#minting = undefined;
         if (this.#changedMeanwhile) this.sourceChanged();
-        this.#tools.wake();
+        wake();
       });
     return this.#minting;
   }
@@ -268,7 +275,7 @@ export class Refresher {
   }
 
   #blameGateway(found: TokenFile, now: number): never {
-    const error = gatewayAtFault(this.config.name, now - found.minted, REJECTED_BACKOFF);
+    const error = gatewayAtFault(this.config.name, now - found.minted);
     this.#tools.log.warn({ name: this.config.name, fingerprint: found.fingerprint }, error.message);
     this.#tools.observe?.({ kind: "refused", fingerprint: found.fingerprint, reason: "minted a moment ago" });
     throw error;
@@ -286,10 +293,6 @@ export class Refresher {
     this.#spread = false;
     return nextRenewal(token, rules, random());
   }
-}
-
-function publishPause(attempt: number): number {
-  return Math.min(LONGEST_PUBLISH_PAUSE, PUBLISH_PAUSE * attempt);
 }
 
 function answerOf(result: RenewAnswer["result"], token: TokenFile): RenewAnswer {

@@ -9,11 +9,14 @@ export class Stopped extends FreshkeyError {
   }
 }
 
+/** The pause before the gateway is given another one. */
+const REJECTED_BACKOFF = 30_000;
+
 /** The gateway rejects what has just been minted. */
-export function gatewayAtFault(name: string, age: number, retryAfter: number): FreshkeyError {
+export function gatewayAtFault(name: string, age: number): FreshkeyError {
   const told = `the gateway rejected a token of ${name} minted ${formatDuration(age)} ago`;
   const hint = "a new one would fare no better: compare the token's audience and scope with what the gateway expects";
-  return new FreshkeyError("ERR_BACKOFF", told, { hint, retryAfter });
+  return new FreshkeyError("ERR_BACKOFF", told, { hint, retryAfter: REJECTED_BACKOFF });
 }
 
 /** The source has a cache of its own, which has no other token yet. */

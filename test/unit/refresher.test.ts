@@ -214,6 +214,36 @@ describe("a client that asks", () => {
 });
 
 describe("a token that the gateway rejects", () => {
+  test("a challenge is answered by a mint of its own: neither one under way nor a young token will do", async (t) => {
+    const shop = openWorkshop(t);
+    const refresher = shop.open();
+    const claims = '{"access_token":{"nbf":{"essential":true,"value":"1"}}}';
+    let answer = () => {};
+    shop.mint = () =>
+      new Promise((resolve) => {
+        answer = () => resolve({ value: "without-claims", expires: shop.clock.now() + LIFE });
+      });
+    refresher.tick();
+    await pause(5);
+    shop.mint = () => ({ value: `token-number-${shop.mints.length}`, expires: shop.clock.now() + LIFE });
+    const challenged = Array.from({ length: 5 }, () => refresher.renew({ seen: first, reason: "rejected", claims }));
+    answer();
+    for (const one of await Promise.all(challenged)) assert.equal(one.fingerprint, second);
+    assert.deepEqual(
+      shop.mints.map((mint) => mint.claims),
+      [undefined, claims],
+    );
+    // The same challenge again, or another one a moment later: the gateway is not content with anything.
+    for (const more of [claims, '{"access_token":{"nbf":{"essential":true,"value":"2"}}}']) {
+      await assert.rejects(refresher.renew({ seen: second, reason: "rejected", claims: more }), {
+        code: "ERR_BACKOFF",
+      });
+    }
+    assert.equal(shop.mints.length, 2);
+    shop.clock.pass(30 * S);
+    assert.equal((await refresher.renew({ seen: second, reason: "rejected", claims })).result, "renewed");
+  });
+
   test("is minted anew, with the claims of its challenge", async (t) => {
     const shop = openWorkshop(t);
     const refresher = shop.open();
